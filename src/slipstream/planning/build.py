@@ -1,0 +1,72 @@
+"""Builds the whole plan of a load out of the checkpoint, the storage facts and the options."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from slipstream.errors import MemoryLimitError
+from slipstream.options import Options
+from slipstream.planning.coalesce import coalesce_tensors
+from slipstream.planning.order import order_ops
+from slipstream.planning.policy import choose_strategy
+from slipstream.types import Checkpoint, ReadOp, ReadPlan, StorageFacts, StrategyChoice, Target, TensorInfo
+
+# Every range in memory is a mapping of its own, of which Linux allows 65,530 (vm.max_map_count): a
+# checkpoint is cut into a fraction of that, however large it is.
+_MOST_OPS = 8192
+
+
+def plan_reads(
+    checkpoint: Checkpoint,
+    selected: Sequence[TensorInfo],
+    facts: Sequence[StorageFacts | None],
+    options: Options,
+    target: Target = Target.HOST,
+) -> ReadPlan:
+    """Decides how to read the selected tensors.
+
+    Args:
+        checkpoint: what there is.
+        selected: its tensors that are wanted, in its order.
+        facts: per blob; None where nothing of the blob is selected.
+        options: the caller's settings.
+        target: where the tensors are used.
+
+    Raises:
+        MemoryLimitError: a tensor is larger than `memory_limit`.
+    """
+    _check_limit(checkpoint, selected, options.memory_limit)
+    choices: list[StrategyChoice | None] = [
+        None if fact is None else choose_strategy(fact, blob.size, options, target)
+        for blob, fact in zip(checkpoint.blobs, facts, strict=True)
+    ]
+    joined_bytes = _joined_bytes(sum(tensor.end - tensor.start for tensor in selected), options)
+    ops_by_blob: list[list[ReadOp]] = [[] for _ in checkpoint.blobs]
+    for blob, tensors in groupby(selected, key=lambda tensor: tensor.blob):
+        ops_by_blob[blob] = coalesce_tensors(list(tensors), most_bytes=joined_bytes)
+    return ReadPlan(
+        checkpoint=checkpoint,
+        ops=tuple(order_ops(ops_by_blob, facts)),
+        choices=tuple(choices),
+        concurrency=max((choice.concurrency for choice in choices if choice), default=1),
+        memory_limit=options.memory_limit,
+    )
+
+
+def _joined_bytes(selected_bytes: int, options: Options) -> int:
+    """Up to how much small neighbours are joined. Under a limit, so little that several ranges fit."""
+    joined = max(options.chunk_bytes, selected_bytes // _MOST_OPS)
+    return joined if options.memory_limit is None else min(joined, max(options.memory_limit // 8, 1))
+
+
+def _check_limit(checkpoint: Checkpoint, selected: Sequence[TensorInfo], limit: int | None) -> None:
+    largest = max(selected, key=lambda tensor: tensor.end - tensor.start, default=None)
+    if limit is not None and largest is not None and largest.nbytes > limit:
+        raise MemoryLimitError(
+            f"the tensor {largest.name} has {largest.nbytes:,} bytes, more than memory_limit={limit:,}: "
+            "raise the limit, or leave the tensor out with names=",
+            uri=checkpoint.blobs[largest.blob].uri,
+            offset=largest.start,
+            length=largest.nbytes,
+        )

@@ -1,0 +1,42 @@
+"""The seam where ranges are read into memory: one BlobReader per blob and load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
+
+from slipstream.reading.buffers import Region
+from slipstream.types import ReadOp
+
+NoteFallback: TypeAlias = Callable[[str], None]
+"""Told once of each refusal by the kernel or file system and what is done instead, in one line."""
+
+
+class BlobReader(Protocol):
+    """Reads ranges of one blob. `read` is called from many threads at once, also for one region."""
+
+    def map_op(self, op: ReadOp, give_back: Callable[[], None]) -> Region:
+        """The memory that the op's tensors will stand in; see map_region.
+
+        Raises:
+            OSError: there is no memory.
+        """
+        ...
+
+    def read(self, region: Region, start: int, end: int) -> int:
+        """Makes the bytes `[start, end)` of the blob stand in the region; returns how many requests that took.
+
+        `start` is the op's own start or a multiple of the page size.
+
+        Raises:
+            ReadError: with uri, offset and length.
+        """
+        ...
+
+    def check_unchanged(self) -> None:
+        """Raises BlobChangedError where the blob is no longer the one that was opened."""
+        ...
+
+    def close(self) -> None:
+        """Gives descriptors back. Regions live on."""
+        ...

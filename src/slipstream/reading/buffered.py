@@ -1,0 +1,33 @@
+"""Plain reads in many threads, for file systems that can do neither of the other two well."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from slipstream.reading.base import NoteFallback
+from slipstream.reading.buffers import Region, map_region
+from slipstream.reading.file import OpenFile
+from slipstream.types import Blob, ReadOp
+
+
+class BufferedReader:
+    """Copies through the page cache into memory of our own: preadv(2). Works everywhere."""
+
+    def __init__(self, blob: Blob, note_fallback: NoteFallback) -> None:
+        self._file = OpenFile(blob)
+
+    def map_op(self, op: ReadOp, give_back: Callable[[], None]) -> Region:
+        """See BlobReader."""
+        return map_region(op.start, op.end, None, give_back)
+
+    def read(self, region: Region, start: int, end: int) -> int:
+        """See BlobReader."""
+        return self._file.read_buffered(region, start, end)
+
+    def check_unchanged(self) -> None:
+        """See BlobReader."""
+        self._file.check_unchanged()
+
+    def close(self) -> None:
+        """See BlobReader."""
+        self._file.close()

@@ -1,0 +1,122 @@
+"""Memory that tensors stand in, and the account of it.
+
+A Region is the memory of one ReadOp. Tensors are views of it; Python's reference counts know when the
+last view is gone, and only then the memory goes back:
+
+    tensor -> numpy array -> memoryview -> ctypes array <- weakref.finalize -> unmap, Ledger.give_back
+
+There is no pool to recycle, so nothing is ever overwritten under a caller.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections import deque
+from collections.abc import Callable
+from threading import Condition
+
+from slipstream.reading.memory import PAGE_BYTES, map_file, map_memory, unmap
+
+
+class Region:
+    """Writable memory that holds the bytes of a blob from `base` on.
+
+    Attributes:
+        address: of the first byte, page-aligned unless it is a copy.
+        base: the blob offset that the first byte has; page-aligned unless it is a copy.
+        view: all of it, as unsigned bytes. Whoever holds a view of it keeps the memory.
+        maps_file: whether it is a mapping of the file, rather than memory to read into.
+    """
+
+    __slots__ = ("address", "base", "maps_file", "view")
+
+    def __init__(self, address: int, base: int, view: memoryview, maps_file: bool = False) -> None:
+        self.address = address
+        self.base = base
+        self.view = view
+        self.maps_file = maps_file
+
+    def slice(self, start: int, end: int) -> memoryview:
+        """The bytes `[start, end)` of the blob."""
+        return self.view[start - self.base : end - self.base]
+
+
+def map_region(start: int, end: int, descriptor: int | None, give_back: Callable[[], None]) -> Region:
+    """Memory for the blob's bytes `[start, end)`, widened to whole pages.
+
+    Args:
+        start: blob offset.
+        end: blob offset behind the last byte.
+        descriptor: the file to map; None for anonymous memory.
+        give_back: called once, in any thread, after the last view died and the memory was unmapped.
+
+    Raises:
+        OSError: the system refuses; nothing is left mapped.
+    """
+    base = start - start % PAGE_BYTES
+    length = max(-(-(end - base) // PAGE_BYTES), 1) * PAGE_BYTES
+    address = map_memory(length) if descriptor is None else map_file(descriptor, base, length)
+
+    def end_of_life() -> None:
+        unmap(address, length)
+        give_back()
+
+    owner = (ctypes.c_ubyte * length).from_address(address)
+    weakref.finalize(owner, end_of_life).atexit = False
+    return Region(address, base, memoryview(owner).cast("B"), maps_file=descriptor is not None)
+
+
+def copy_region(region: Region, start: int, end: int, give_back: Callable[[], None]) -> Region:
+    """A copy of the bytes `[start, end)` in memory of its own, which lives without the region."""
+    owner = (ctypes.c_ubyte * (end - start))()
+    ctypes.memmove(owner, region.address + start - region.base, end - start)
+    weakref.finalize(owner, give_back).atexit = False
+    return Region(ctypes.addressof(owner), start, memoryview(owner).cast("B"))
+
+
+class Ledger:
+    """How much memory is leased, and how much may be. Guarded by the condition of its schedule.
+
+    Memory comes back through `give_back` whenever the garbage collector finds the last view dead: in
+    any thread, also in one that is inside the schedule's lock at that moment. So `give_back` only
+    appends to a queue (atomic) and wakes the waiters; the lock is reentrant; and whoever decides reads
+    the queue first.
+    """
+
+    def __init__(self, condition: Condition, limit: int | None) -> None:
+        self._condition = condition
+        self._limit = limit
+        self._returned: deque[int] = deque()
+        self._leased = 0
+        self._peak = 0
+
+    @property
+    def leased_bytes(self) -> int:
+        """Bytes in flight, waiting to be delivered, or held by the caller."""
+        while self._returned:
+            self._leased -= self._returned.popleft()
+        return self._leased
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that was leased at once."""
+        return self._peak
+
+    def can_lease(self, length: int) -> bool:
+        """Whether `length` bytes more are within the limit now."""
+        return self._limit is None or self.leased_bytes + length <= self._limit
+
+    def try_lease(self, length: int) -> bool:
+        """Takes `length` bytes from the account, unless that would exceed the limit."""
+        if not self.can_lease(length):
+            return False
+        self._leased = self.leased_bytes + length
+        self._peak = max(self._peak, self._leased)
+        return True
+
+    def give_back(self, length: int) -> None:
+        """Returns `length` bytes. Any thread, at any time."""
+        self._returned.append(length)
+        with self._condition:
+            self._condition.notify_all()

@@ -1,0 +1,160 @@
+"""Runs the plan: opens readers, starts workers, and hands whole ops to the caller.
+
+Schedule  decides          (schedule.py)
+workers   read             (this file; one thread each, all equal, from one shared schedule)
+readers   know the file    (mapped.py, direct.py, buffered.py)
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import traceback
+from collections.abc import Mapping
+from functools import partial
+
+from slipstream.errors import ReadError
+from slipstream.reading.base import BlobReader
+from slipstream.reading.buffered import BufferedReader
+from slipstream.reading.buffers import Region, map_region
+from slipstream.reading.direct import DirectReader
+from slipstream.reading.mapped import MappedReader
+from slipstream.reading.schedule import Read, Schedule
+from slipstream.types import ReadOp, ReadPlan, Strategy
+
+_LOG = logging.getLogger("slipstream")
+# How long `close` waits for reads that are under way. A read takes milliseconds; a network file system
+# that hangs may take for ever, and its thread (a daemon) then ends whenever the read does.
+_CLOSE_WAIT_S = 10.0
+_READERS: Mapping[Strategy, type[MappedReader] | type[DirectReader] | type[BufferedReader]] = {
+    Strategy.MAPPED: MappedReader,
+    Strategy.DIRECT: DirectReader,
+    Strategy.BUFFERED: BufferedReader,
+}
+
+
+class Engine:
+    """One load's workers and open files. Made running; `close` ends it; at most one caller's thread."""
+
+    def __init__(self, plan: ReadPlan, memory_wait_s: float) -> None:
+        self._plan = plan
+        self.schedule = Schedule(plan, memory_wait_s)
+        self._lock = threading.Lock()  # guards the fields below; never held during I/O or with another lock
+        self._readers: dict[int, BlobReader] = {}
+        self._fallbacks: list[str] = []
+        self._workers: list[threading.Thread] = []
+        self._running = 0
+        self._opening = [threading.Lock() for _ in plan.checkpoint.blobs]
+        self._unread_bytes = [0] * len(plan.checkpoint.blobs)
+        for op in plan.ops:
+            self._unread_bytes[op.blob] += op.nbytes
+        chunks = sum(-(-op.nbytes // self._chunk_bytes(op.blob)) + 1 for op in plan.ops)
+        for number in range(min(plan.concurrency, chunks)):
+            worker = threading.Thread(target=self._work, name=f"slipstream-{number}", daemon=True)
+            self._workers.append(worker)
+            self._running += 1
+            worker.start()
+
+    @property
+    def fallbacks(self) -> tuple[str, ...]:
+        """What was refused by the kernel or a file system, and what was done instead."""
+        with self._lock:
+            return tuple(self._fallbacks)
+
+    def close(self) -> None:
+        """Stops the workers, waits for the reads under way, and closes the files. Safe to call again."""
+        self.schedule.stop()
+        for worker in self._workers:
+            worker.join(_CLOSE_WAIT_S)
+            if worker.is_alive():
+                _LOG.warning("a read is stuck in the kernel; its thread %s ends when the read does", worker.name)
+        self._workers = [worker for worker in self._workers if worker.is_alive()]
+
+    def _work(self) -> None:
+        """What each worker does: take a chunk, read it, until there is none."""
+        try:
+            while (read := self.schedule.wait_read()) is not None:
+                try:
+                    requests = self._read(read)
+                except BaseException as error:
+                    traceback.clear_frames(error.__traceback__)  # an error must not keep regions alive
+                    self.schedule.fail(error)
+                else:
+                    self.schedule.finish_read(read, requests)
+                del read  # waiting must not keep a region alive
+        finally:
+            self._leave()
+
+    def _read(self, read: Read) -> int:
+        """Reads one chunk, in the region that the first chunk of its op makes; returns the requests made."""
+        target = read.target
+        if not target.op.nbytes:
+            target.region = map_region(target.op.start, target.op.end, None, lambda: None)
+            return 0
+        reader = self._reader(target.op.blob)
+        with target.making:
+            if target.region is None:
+                target.region = self._map(target.op, reader)
+        requests = reader.read(target.region, read.start, read.end)
+        self._count_down(target.op.blob, read.end - read.start, reader)
+        return requests
+
+    def _count_down(self, blob: int, length: int, reader: BlobReader) -> None:
+        """Whoever reads a blob's last byte closes it, having made sure that it was one blob all along."""
+        with self._lock:
+            self._unread_bytes[blob] -= length
+            if self._unread_bytes[blob]:
+                return
+            del self._readers[blob]
+        try:
+            reader.check_unchanged()
+        finally:
+            reader.close()
+
+    def _map(self, op: ReadOp, reader: BlobReader) -> Region:
+        try:
+            return reader.map_op(op, partial(self.schedule.ledger.give_back, op.nbytes))
+        except OSError as error:
+            uri = self._plan.checkpoint.blobs[op.blob].uri
+            raise ReadError(
+                f"no memory for {op.nbytes:,} bytes of {uri} from offset {op.start} on ({error.strerror}): "
+                "free memory, set memory_limit and drop tensors, or raise vm.max_map_count",
+                uri=uri,
+                offset=op.start,
+                length=op.nbytes,
+            ) from error
+
+    def _reader(self, blob: int) -> BlobReader:
+        """The blob's reader, opened by the first worker that needs it."""
+        with self._opening[blob]:
+            reader = self._readers.get(blob)
+            if reader is None:
+                choice = self._plan.choices[blob]
+                assert choice is not None, "an op of a blob that was not planned"
+                note = partial(self._note_fallback, blob)
+                reader = _READERS[choice.strategy](self._plan.checkpoint.blobs[blob], note)
+                with self._lock:
+                    self._readers[blob] = reader
+            return reader
+
+    def _note_fallback(self, blob: int, text: str) -> None:
+        line = f"{self._plan.checkpoint.blobs[blob].uri}: {text}"
+        with self._lock:
+            if line in self._fallbacks:
+                return
+            self._fallbacks.append(line)
+        _LOG.warning("%s", line)
+
+    def _leave(self) -> None:
+        """The last worker to leave closes the files."""
+        with self._lock:
+            self._running -= 1
+            readers = list(self._readers.values()) if self._running == 0 else []
+            if self._running == 0:
+                self._readers.clear()
+        for reader in readers:
+            reader.close()
+
+    def _chunk_bytes(self, blob: int) -> int:
+        choice = self._plan.choices[blob]
+        return choice.chunk_bytes if choice else 1

@@ -1,0 +1,64 @@
+"""What the three file readers share: an open file that is the one whose header was read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from slipstream.errors import BlobChangedError, ReadError
+from slipstream.reading.buffers import Region
+from slipstream.sources.file import explain_os_error, file_etag
+from slipstream.types import Blob
+
+
+class OpenFile:
+    """A file held open for reading through the page cache. Safe to use from many threads."""
+
+    def __init__(self, blob: Blob) -> None:
+        self.blob = blob
+        try:
+            self.descriptor = os.open(blob.uri, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise explain_os_error(error, blob.uri) from error
+        try:
+            self.check_unchanged()
+        except BaseException:
+            self.close()
+            raise
+
+    def check_unchanged(self) -> None:
+        """Raises BlobChangedError where content or identity changed since the header was read."""
+        if self.blob.etag is not None and file_etag(os.fstat(self.descriptor)) != self.blob.etag:
+            raise BlobChangedError(
+                f"{self.blob.uri} was changed while it was loaded: load it again once its writer is done",
+                uri=self.blob.uri,
+            )
+
+    def read_buffered(self, region: Region, start: int, end: int) -> int:
+        """Copies `[start, end)` out of the page cache, which reads what it lacks; returns the requests made."""
+        requests = 0
+        while start < end:
+            count = self.call(start, end, lambda at: os.preadv(self.descriptor, [region.slice(at, end)], at))
+            requests += 1
+            start += count
+        return requests
+
+    def call(self, start: int, end: int, read: Callable[[int], int]) -> int:
+        """Runs one system call that reads from `start`, and explains its failure or a file that ended early."""
+        try:
+            count = read(start)
+        except OSError as error:
+            raise explain_os_error(error, self.blob.uri, start, end - start) from error
+        if count == 0:
+            raise ReadError(
+                f"{self.blob.uri} ended at offset {start}, {end - start} bytes early: "
+                "it was truncated while it was loaded",
+                uri=self.blob.uri,
+                offset=start,
+                length=end - start,
+            )
+        return count
+
+    def close(self) -> None:
+        """Closes the descriptor."""
+        os.close(self.descriptor)

@@ -1,0 +1,69 @@
+"""Private mappings of the file whose pages are populated in parallel: no copy, nearly no CPU."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+
+from slipstream.reading.base import NoteFallback
+from slipstream.reading.buffers import Region, map_region
+from slipstream.reading.file import OpenFile
+from slipstream.reading.memory import PAGE_BYTES, populate
+from slipstream.types import Blob, ReadOp
+
+_SCRATCH_BYTES = 1 << 20
+
+
+class MappedReader:
+    """Maps the file and lets the kernel read it: mmap(2) and madvise(2) with MADV_POPULATE_READ.
+
+    Populating, rather than leaving it to page faults, keeps many reads in flight, and a disk that
+    fails is an error here and not a SIGBUS in the caller.
+    """
+
+    def __init__(self, blob: Blob, note_fallback: NoteFallback) -> None:
+        self._file = OpenFile(blob)
+        self._note_fallback = note_fallback
+
+    def map_op(self, op: ReadOp, give_back: Callable[[], None]) -> Region:
+        """See BlobReader. Where the file cannot be mapped, memory of our own takes its place."""
+        try:
+            return map_region(op.start, op.end, self._file.descriptor, give_back)
+        except OSError as error:
+            self._note_fallback(f"mapping was refused ({error.strerror}): read through the page cache instead")
+            return map_region(op.start, op.end, None, give_back)
+
+    def read(self, region: Region, start: int, end: int) -> int:
+        """See BlobReader."""
+        if not region.maps_file:
+            return self._file.read_buffered(region, start, end)
+        first = start - start % PAGE_BYTES
+        try:
+            populate(region.address + first - region.base, end - first)
+            return 1
+        except OSError as error:
+            return 1 + self._read_into_cache(start, end, error)
+
+    def _read_into_cache(self, start: int, end: int, refusal: OSError) -> int:
+        """Brings the range into the page cache by plain reads: the mapping then finds it there.
+
+        So kernels before 5.14 are served, and where a page could not be read, the read says why.
+        """
+        scratch = bytearray(min(_SCRATCH_BYTES, end - start))
+        requests = 0
+        while start < end:
+            target = memoryview(scratch)[: end - start]
+            start += self._file.call(start, end, lambda at: os.preadv(self._file.descriptor, [target], at))
+            requests += 1
+        name = errno.errorcode.get(refusal.errno or 0, "unknown")
+        self._note_fallback(f"MADV_POPULATE_READ was refused ({name}): read into the page cache by plain reads instead")
+        return requests
+
+    def check_unchanged(self) -> None:
+        """See BlobReader."""
+        self._file.check_unchanged()
+
+    def close(self) -> None:
+        """See BlobReader."""
+        self._file.close()

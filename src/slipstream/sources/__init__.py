@@ -1,0 +1,1 @@
+"""Stage one, locate: which blobs make up this checkpoint?"""

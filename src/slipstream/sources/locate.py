@@ -1,0 +1,33 @@
+"""Turns what a caller writes, one URI or a list of them, into listings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from slipstream.errors import UsageError
+from slipstream.sources.registry import find_source
+from slipstream.types import Listing
+
+Uri: TypeAlias = str | os.PathLike[str]
+
+
+def locate_checkpoint(uri: Uri | Sequence[Uri]) -> tuple[Listing, ...]:
+    """Lists every URI of a call, in order; a URI given twice is listed once.
+
+    Raises:
+        UsageError: nothing was given, or something that is neither text nor a path.
+        BlobNotFoundError, AccessDeniedError: from the source.
+    """
+    uris = [uri] if isinstance(uri, str | os.PathLike) else list(uri)
+    if not uris:
+        raise UsageError("no URI was given: the list is empty")
+    return tuple(find_source(text).list_blobs(text) for text in dict.fromkeys(map(_as_text, uris)))
+
+
+def _as_text(uri: Uri) -> str:
+    text = os.fspath(uri) if isinstance(uri, str | os.PathLike) else None
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise UsageError(f"{uri!r} is not a URI: give a path, a directory, a glob, a URL, or a list of these")
+    return text

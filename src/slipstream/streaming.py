@@ -1,0 +1,169 @@
+"""The story of a load, stage by stage. Data flows one way:
+
+    locate  ->  describe  ->  plan  ->  read  ->  deliver
+
+This is the only place that wires the stages together.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from slipstream.delivery.base import find_framework
+from slipstream.delivery.device import find_target, require_host
+from slipstream.describe import describe_checkpoint
+from slipstream.errors import MemoryLimitError
+from slipstream.options import Options
+from slipstream.planning.build import plan_reads
+from slipstream.planning.select import Names, select_tensors
+from slipstream.progress import find_report
+from slipstream.sources.locate import Uri, locate_checkpoint
+from slipstream.sources.registry import find_source
+from slipstream.tensor_stream import TensorStream
+from slipstream.types import Checkpoint, LoadStats, Progress, ReadPlan
+
+if TYPE_CHECKING:
+    import torch
+
+    from slipstream.delivery.base import Device, FrameworkName, Tensor
+
+
+def stream(
+    uri: Uri | Sequence[Uri],
+    *,
+    device: "Device" = "cpu",
+    framework: "FrameworkName | None" = None,
+    names: Names | None = None,
+    options: Options | None = None,
+    progress: bool | Callable[[Progress], object] = False,
+) -> TensorStream:
+    """Streams a checkpoint: hands each tensor out the moment its last byte is there.
+
+        with slipstream.stream("model/") as tensors:
+            for name, tensor in tensors:
+                ...
+
+    Args:
+        uri: a file, directory or glob, or a list of these. A directory is read through its
+            `*.index.json` where it has one, else all its `*.safetensors`.
+        device: where the tensors are wanted; "cpu" in this version.
+        framework: "torch" or "numpy"; torch where it is installed.
+        names: which tensors: a name or glob, a list of them, or a function from name to bool. Only
+            their bytes are read. None is all.
+        options: how to read; see Options.
+        progress: True for a bar on standard error, or a function that is given a Progress about ten
+            times a second, in the thread that iterates.
+
+    Returns:
+        A TensorStream of (name, tensor). Its text says who owns the bytes, and until when.
+
+    Raises:
+        UsageError, BlobNotFoundError, AccessDeniedError, FormatError, TensorNotFoundError,
+        MemoryLimitError, MissingDependencyError: before any tensor is read.
+        ReadError and others: while iterating; see TensorStream.
+    """
+    started = time.perf_counter(), time.process_time()
+    options = options or Options()
+    require_host(device)
+    to_framework = find_framework(framework)
+    reads = plan(uri, device=device, names=names, options=options)
+    return TensorStream(
+        reads,
+        to_framework,
+        memory_wait_s=options.memory_wait_s,
+        report=find_report(progress),
+        started=started,
+    )
+
+
+def load(
+    uri: Uri | Sequence[Uri],
+    *,
+    device: "Device" = "cpu",
+    framework: "FrameworkName | None" = None,
+    names: Names | None = None,
+    options: Options | None = None,
+    progress: bool | Callable[[Progress], object] = False,
+) -> "dict[str, Tensor]":
+    """Loads a checkpoint as a whole: name -> tensor. Arguments, ownership and errors as in `stream`."""
+    with stream(uri, device=device, framework=framework, names=names, options=options, progress=progress) as tensors:
+        limit = tensors.plan.memory_limit
+        if limit is not None and tensors.plan.nbytes > limit:
+            raise MemoryLimitError(
+                f"load() keeps every tensor, {tensors.plan.nbytes:,} bytes, and memory_limit is {limit:,}: "
+                "use stream() and drop each tensor, select with names=, or raise the limit"
+            )
+        return dict(tensors)
+
+
+def load_into(
+    module: "torch.nn.Module",
+    uri: Uri | Sequence[Uri],
+    *,
+    device: "Device" = "cpu",
+    strict: bool = True,
+    names: Names | None = None,
+    options: Options | None = None,
+    progress: bool | Callable[[Progress], object] = False,
+) -> LoadStats:
+    """Loads a checkpoint into a PyTorch module's parameters and buffers.
+
+    Names and shapes are compared before any tensor is read. Values are copied into the module's own
+    memory and cast to its types, as `load_state_dict` does; parameters on the meta device are replaced
+    by the loaded tensors without a copy, in the checkpoint's type. Tied parameters need one of their names.
+
+    Args:
+        module: what to load into. It is changed while this runs, also when it ends in an error.
+        uri, device, names, options, progress: as in `stream`.
+        strict: whether names that only one side has are an error. Shapes that differ always are.
+
+    Raises:
+        ModuleMismatchError: names or shapes do not agree; nothing was read or changed.
+        Others: as `stream`, and while iterating.
+    """
+    from slipstream.delivery.module import ModuleFiller
+
+    with stream(uri, device=device, framework="torch", names=names, options=options, progress=progress) as tensors:
+        filler = ModuleFiller(module, tensors.plan, strict=strict)
+        for name, tensor in tensors:
+            filler.fill(name, tensor)
+        return tensors.stats()
+
+
+def inspect(uri: Uri | Sequence[Uri]) -> Checkpoint:
+    """Describes a checkpoint from its headers alone: tensors, blobs, metadata.
+
+    Args:
+        uri: as in `stream`.
+
+    Raises:
+        UsageError, BlobNotFoundError, AccessDeniedError, FormatError, ReadError.
+    """
+    return describe_checkpoint(locate_checkpoint(uri))
+
+
+def plan(
+    uri: Uri | Sequence[Uri],
+    *,
+    device: "Device" = "cpu",
+    names: Names | None = None,
+    options: Options | None = None,
+) -> ReadPlan:
+    """Plans a load, from headers alone: which ranges are read, how, and why.
+
+    Args:
+        uri, device, names, options: as in `stream`.
+
+    Raises:
+        As `inspect`; and TensorNotFoundError, MemoryLimitError.
+    """
+    checkpoint = inspect(uri)
+    selected = select_tensors(checkpoint, names)
+    used = {tensor.blob for tensor in selected}
+    facts = [
+        find_source(blob.uri).see_facts(blob) if number in used else None
+        for number, blob in enumerate(checkpoint.blobs)
+    ]
+    return plan_reads(checkpoint, selected, facts, options or Options(), find_target(device))

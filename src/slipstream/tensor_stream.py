@@ -1,0 +1,189 @@
+"""What the caller iterates over: a load that is under way, and its figures."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from slipstream.delivery.base import Framework
+from slipstream.errors import StreamClosedError
+from slipstream.reading.buffers import copy_region
+from slipstream.reading.engine import Engine
+from slipstream.reading.schedule import OpInFlight
+from slipstream.types import FileStats, LoadStats, Progress, ReadPlan
+
+if TYPE_CHECKING:
+    from slipstream.delivery.base import Tensor
+
+_REPORT_EVERY_S = 0.1
+
+
+class TensorStream:
+    """An iterator of (name, tensor), in completion order, that is also a context manager.
+
+    Reading begins when it is made and goes on while the caller works. Leaving the `with` block, an
+    exception in it, exhaustion and garbage collection all stop the workers and close the files.
+
+    Ownership: a tensor handed out is the caller's. It stays valid, and may be written to, for as long
+    as it or a view of it lives, also after the stream is closed; writing never changes the file. Its
+    memory goes back when the last view dies.
+
+    Thread-safety: one thread iterates at a time; tensors may be dropped in any thread, and `stats` and
+    `close` called from any.
+
+    Raises (while iterating):
+        ReadError: the storage failed; with uri, offset and length.
+        BlobChangedError: a file was changed or replaced during the load.
+        MemoryLimitError: the caller holds all of `memory_limit`.
+        StreamClosedError: the stream was closed before its end, or made in a process that has since forked.
+    """
+
+    def __init__(
+        self,
+        plan: ReadPlan,
+        framework: Framework,
+        *,
+        memory_wait_s: float,
+        report: Callable[[Progress], object] | None = None,
+        started: tuple[float, float] | None = None,
+    ) -> None:
+        self.plan = plan
+        self._framework = framework
+        self._report = report
+        self._started, self._cpu_started = started or (time.perf_counter(), time.process_time())
+        self._first_s: float | None = None
+        self._ended: tuple[float, float] | None = None
+        self._tensors = 0
+        self._bytes = 0
+        self._closed = False
+        self._failed = False
+        self._process = os.getpid()
+        self._pairs: list[tuple[str, Tensor]] = []  # made and not yet handed out, last first
+        self._engine = Engine(plan, memory_wait_s)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> "tuple[str, Tensor]":
+        if not self._pairs:
+            self._refill()
+        return self._pairs.pop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_engine"):
+            self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open"
+        return f"<TensorStream {state}: {self._tensors} of {self.plan.tensor_count} tensors delivered>"
+
+    def close(self) -> None:
+        """Stops reading, waits for the reads under way, and closes the files. Tensors handed out live on."""
+        self._closed = True
+        self._pairs.clear()
+        if os.getpid() == self._process:  # a forked child has none of the threads
+            self._engine.close()
+
+    def stats(self) -> LoadStats:
+        """The figures so far; final once the stream has ended."""
+        now, cpu_now = self._ended or (time.perf_counter(), time.process_time())
+        schedule = self._engine.schedule
+        return LoadStats(
+            bytes=self._bytes,
+            tensors=self._tensors,
+            seconds=now - self._started,
+            first_tensor_seconds=self._first_s,
+            cpu_seconds=cpu_now - self._cpu_started,
+            reads=schedule.requests,
+            fallbacks=self._engine.fallbacks,
+            peak_buffer_bytes=schedule.ledger.peak_bytes,
+            files=_file_stats(self.plan),
+        )
+
+    def _refill(self) -> None:
+        """Makes the tensors of the next whole op; raises StopIteration when there is none."""
+        if self._ended and not self._failed:
+            raise StopIteration
+        self._check_open()
+        try:
+            in_flight = self._wait_whole()
+            if in_flight is not None:
+                self._pairs = self._view(in_flight)[::-1]
+        except Exception:
+            self._failed = True
+            self._end()
+            raise
+        if in_flight is None:
+            self._check_open()
+            self._end()
+            raise StopIteration
+
+    def _end(self) -> None:
+        self._ended = (time.perf_counter(), time.process_time())
+        self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StreamClosedError("the stream is closed: iterate inside its `with` block, or open another")
+        if os.getpid() != self._process:
+            raise StreamClosedError("the stream belongs to the process that made it: open another after the fork")
+
+    def _wait_whole(self) -> OpInFlight | None:
+        schedule = self._engine.schedule
+        if self._report is None:
+            return schedule.wait_whole()
+        while True:
+            in_flight = schedule.wait_whole(_REPORT_EVERY_S)
+            self._report_progress(self._report)
+            if in_flight is not None or schedule.finished:
+                return in_flight
+
+    def _report_progress(self, report: Callable[[Progress], object]) -> None:
+        report(
+            Progress(
+                bytes_read=self._engine.schedule.bytes_read,
+                bytes_total=self.plan.nbytes,
+                tensors_delivered=self._tensors,
+                tensors_total=self.plan.tensor_count,
+                seconds=time.perf_counter() - self._started,
+            )
+        )
+
+    def _view(self, in_flight: OpInFlight) -> "list[tuple[str, Tensor]]":
+        op, region = in_flight.op, in_flight.region
+        assert region is not None
+        self._bytes += op.nbytes
+        self._tensors += len(op.tensors)
+        if self._first_s is None:
+            self._first_s = time.perf_counter() - self._started
+        if not in_flight.copies:
+            return self._framework.view_tensors(op.tensors, region)
+        give_back = self._engine.schedule.ledger.give_back
+        pairs: list[tuple[str, Tensor]] = []
+        for info in op.tensors:
+            copy = copy_region(region, info.start, info.end, partial(give_back, info.nbytes))
+            pairs += self._framework.view_tensors((info,), copy)
+        return pairs
+
+
+def _file_stats(plan: ReadPlan) -> tuple[FileStats, ...]:
+    read_bytes = [0] * len(plan.choices)
+    for op in plan.ops:
+        read_bytes[op.blob] += op.nbytes
+    return tuple(
+        FileStats(blob.uri, choice.strategy, choice.reason, length)
+        for blob, choice, length in zip(plan.checkpoint.blobs, plan.choices, read_bytes, strict=True)
+        if choice is not None
+    )

@@ -1,0 +1,324 @@
+"""The frozen values that the stages hand to one another. No I/O, no behaviour beyond arithmetic.
+
+    Listing -> Checkpoint -> ReadPlan -> tensors and LoadStats
+
+Ranges are half-open, `[start, end)`; offsets are absolute in their blob.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from typing import NamedTuple
+
+
+class Dtype(StrEnum):
+    """The element types of the safetensors format, by the names the file uses.
+
+    Source: `Dtype` in safetensors 0.8 (safetensors/src/tensor.rs); unchanged in 0.9rc1.
+    """
+
+    BOOL = "BOOL"
+    F4 = "F4"
+    F6_E2M3 = "F6_E2M3"
+    F6_E3M2 = "F6_E3M2"
+    U8 = "U8"
+    I8 = "I8"
+    F8_E5M2 = "F8_E5M2"
+    F8_E4M3 = "F8_E4M3"
+    F8_E8M0 = "F8_E8M0"
+    F8_E4M3FNUZ = "F8_E4M3FNUZ"
+    F8_E5M2FNUZ = "F8_E5M2FNUZ"
+    I16 = "I16"
+    U16 = "U16"
+    F16 = "F16"
+    BF16 = "BF16"
+    I32 = "I32"
+    U32 = "U32"
+    F32 = "F32"
+    C64 = "C64"
+    F64 = "F64"
+    I64 = "I64"
+    U64 = "U64"
+
+    @property
+    def bits(self) -> int:
+        """Bits of one element: 4 and 6 for the packed microscaling types, else whole bytes."""
+        return DTYPE_BITS[self]
+
+
+DTYPE_BITS: Mapping[Dtype, int] = {
+    Dtype.F4: 4,
+    Dtype.F6_E2M3: 6,
+    Dtype.F6_E3M2: 6,
+    **dict.fromkeys(
+        (
+            Dtype.BOOL,
+            Dtype.U8,
+            Dtype.I8,
+            Dtype.F8_E5M2,
+            Dtype.F8_E4M3,
+            Dtype.F8_E8M0,
+            Dtype.F8_E4M3FNUZ,
+            Dtype.F8_E5M2FNUZ,
+        ),
+        8,
+    ),
+    **dict.fromkeys((Dtype.I16, Dtype.U16, Dtype.F16, Dtype.BF16), 16),
+    **dict.fromkeys((Dtype.I32, Dtype.U32, Dtype.F32), 32),
+    **dict.fromkeys((Dtype.C64, Dtype.F64, Dtype.I64, Dtype.U64), 64),
+}
+
+
+class Target(StrEnum):
+    """Where tensors are used: what the caller gets is in host memory, or the host is only passed through."""
+
+    HOST = "host"
+    DEVICE = "device"
+
+
+class Strategy(StrEnum):
+    """How the bytes of a local file come into host memory (see docs/architecture.md)."""
+
+    MAPPED = "mapped"
+    DIRECT = "direct"
+    BUFFERED = "buffered"
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """One stored object that tensors lie in: a file.
+
+    Attributes:
+        uri: what identifies it to people and to its source; never holds a credential.
+        size: bytes.
+        etag: changes whenever the content does; None where the store has none.
+    """
+
+    uri: str
+    size: int
+    etag: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What one URI stands for: candidate blobs, and the shard index that chooses among them, if any."""
+
+    uri: str
+    blobs: tuple[Blob, ...]
+    index: Blob | None = None
+
+
+class TensorInfo(NamedTuple):
+    """One tensor as its header describes it.
+
+    Attributes:
+        name: as in the checkpoint.
+        dtype: element type.
+        shape: logical dimensions; `()` for a scalar.
+        blob: position of its blob in `Checkpoint.blobs`.
+        start: absolute offset of its first byte in the blob.
+        end: absolute offset behind its last byte.
+    """
+
+    name: str
+    dtype: Dtype
+    shape: tuple[int, ...]
+    blob: int
+    start: int
+    end: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the blob."""
+        return self.end - self.start
+
+    @property
+    def elements(self) -> int:
+        """How many elements the shape has; 1 for a scalar."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All tensors of a checkpoint and the blobs they lie in.
+
+    Attributes:
+        blobs: every blob, in the order in which they were located.
+        tensors: in blob order, within a blob by offset.
+        metadata: each blob's `__metadata__`, beside `blobs`; empty where a blob has none.
+    """
+
+    blobs: tuple[Blob, ...]
+    tensors: tuple[TensorInfo, ...]
+    metadata: tuple[Mapping[str, str], ...]
+
+    @cached_property
+    def by_name(self) -> Mapping[str, TensorInfo]:
+        """The tensors by name."""
+        return {tensor.name: tensor for tensor in self.tensors}
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Bytes of all tensors, without headers."""
+        return sum(tensor.end - tensor.start for tensor in self.tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class StorageFacts:
+    """What can be seen of a blob's storage before reading it: the policy's only evidence.
+
+    Attributes:
+        filesystem: type as the kernel names it, e.g. "ext4", "nfs4", "fuse.bindfs".
+        volume: what shares bandwidth with it, e.g. the device number of its file system.
+        remote: a network or FUSE file system, where every page fault is a round trip.
+        in_memory: tmpfs, ramfs: the file is memory already.
+        cached_bytes: how much of the blob is in the page cache; None where it cannot be known.
+        read_ahead_bytes: the device's read-ahead; None where it has none.
+        huge_read_ahead: whether this kernel reads a huge-page mapping ahead by 2 MiB whatever the device says.
+        available_bytes: memory the host (or this process's cgroup) can still give; None if unknown.
+    """
+
+    filesystem: str
+    volume: str
+    remote: bool
+    in_memory: bool
+    cached_bytes: int | None
+    read_ahead_bytes: int | None
+    huge_read_ahead: bool
+    available_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StrategyChoice:
+    """The policy's decision for one blob, with its reason in words for people.
+
+    Attributes:
+        strategy: which of the three.
+        reason: one clause, e.g. "a quarter is in the page cache; the rest is read ahead by 4 threads".
+        concurrency: reads in flight that suit it.
+        chunk_bytes: the largest single read.
+    """
+
+    strategy: Strategy
+    reason: str
+    concurrency: int
+    chunk_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOp:
+    """One contiguous range of one blob that is read into one region of memory.
+
+    It holds whole tensors: either one, which may be larger than a chunk and is then read in
+    parallel, or several neighbours, read together.
+    """
+
+    blob: int
+    start: int
+    end: int
+    tensors: tuple[TensorInfo, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes to read."""
+        return self.end - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPlan:
+    """What will be read, how, in what order, and why.
+
+    Attributes:
+        checkpoint: all that was found.
+        ops: in reading order.
+        choices: one per blob of the checkpoint; None where nothing of a blob is selected.
+        concurrency: reads in flight, over all blobs.
+        memory_limit: bytes in flight and held by the caller together; None is no limit.
+    """
+
+    checkpoint: Checkpoint
+    ops: tuple[ReadOp, ...]
+    choices: tuple[StrategyChoice | None, ...]
+    concurrency: int
+    memory_limit: int | None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that will be read."""
+        return sum(op.end - op.start for op in self.ops)
+
+    @property
+    def tensor_count(self) -> int:
+        """How many tensors will be delivered."""
+        return sum(len(op.tensors) for op in self.ops)
+
+
+@dataclass(frozen=True, slots=True)
+class FileStats:
+    """How one blob was read.
+
+    Attributes:
+        uri: the blob.
+        strategy: the one chosen; `fallbacks` of the LoadStats tell where it could not be kept.
+        reason: why, in words.
+        bytes: tensor bytes read from it.
+    """
+
+    uri: str
+    strategy: Strategy
+    reason: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadStats:
+    """What a load did, measured in this run.
+
+    Attributes:
+        bytes: bytes of the tensors delivered so far; neighbours that were read together count together.
+        tensors: how many were delivered, counted likewise.
+        seconds: from the call to the last delivery (or to now, while it runs).
+        first_tensor_seconds: from the call to the first delivery; None before it.
+        cpu_seconds: CPU time of this whole process in that span, the caller's own work included.
+        reads: requests made of the operating system for tensor bytes.
+        fallbacks: what a kernel or file system refused, and what was done instead; one line each.
+        peak_buffer_bytes: the most memory that was leased at once, in flight and held by the caller.
+        files: one entry per blob read.
+    """
+
+    bytes: int
+    tensors: int
+    seconds: float
+    first_tensor_seconds: float | None
+    cpu_seconds: float
+    reads: int
+    fallbacks: tuple[str, ...]
+    peak_buffer_bytes: int
+    files: tuple[FileStats, ...] = field(default=())
+
+    @property
+    def gigabytes_per_second(self) -> float:
+        """10^9 bytes per second of wall time."""
+        return self.bytes / self.seconds / 1e9 if self.seconds else 0.0
+
+
+class Progress(NamedTuple):
+    """How far a load is. Handed to a `progress=` callable, always in the caller's thread.
+
+    Attributes:
+        bytes_read: bytes that are in memory, delivered or not.
+        bytes_total: bytes of the plan.
+        tensors_delivered: tensors handed out.
+        tensors_total: tensors of the plan.
+        seconds: since the load began.
+    """
+
+    bytes_read: int
+    bytes_total: int
+    tensors_delivered: int
+    tensors_total: int
+    seconds: float
