@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from slipstream.formats.checkpoint import IndexedShards, build_checkpoint
+from slipstream.formats.checkpoint import build_checkpoint, check_index
 from slipstream.formats.safetensors import HEADER_GUESS_BYTES, Header, parse_header, parse_header_end
-from slipstream.formats.shard_index import MAX_INDEX_BYTES, parse_shard_index
+from slipstream.formats.shard_index import MAX_INDEX_BYTES, ShardIndex, parse_shard_index
 from slipstream.sources.registry import find_source
 from slipstream.types import Blob, Checkpoint, Listing
 
@@ -24,18 +24,24 @@ def describe_checkpoint(listings: Sequence[Listing]) -> Checkpoint:
         ReadError: the storage failed.
     """
     blobs: dict[Blob, int] = {}
-    indexes: list[IndexedShards] = []
+    indexes: list[tuple[Blob, ShardIndex, dict[str, int]]] = []
     for listing in listings:
-        found = {blob.uri: blob for blob in listing.blobs}
+        for blob in listing.blobs:
+            blobs.setdefault(blob, len(blobs))
         if listing.index is not None:
-            source = find_source(listing.index.uri)
-            data = source.read_range(listing.index, 0, min(listing.index.size, MAX_INDEX_BYTES + 1))
-            index = parse_shard_index(data, listing.index.uri)
-            found = {name: source.find_blob(listing, name) for name in index.shards}
-        numbers = {name: blobs.setdefault(blob, len(blobs)) for name, blob in found.items()}
-        if listing.index is not None:
-            indexes.append(IndexedShards(listing.index.uri, index.weight_map, numbers))
-    return build_checkpoint(tuple(blobs), _read_headers(tuple(blobs)), indexes)
+            index = _read_index(listing.index)
+            shards = {name: find_source(listing.index.uri).find_blob(listing, name) for name in index.shards}
+            numbers = {name: blobs.setdefault(blob, len(blobs)) for name, blob in shards.items()}
+            indexes.append((listing.index, index, numbers))
+    checkpoint = build_checkpoint(tuple(blobs), _read_headers(tuple(blobs)))
+    for blob, index, numbers in indexes:
+        check_index(index, blob.uri, numbers, checkpoint)
+    return checkpoint
+
+
+def _read_index(blob: Blob) -> ShardIndex:
+    data = find_source(blob.uri).read_range(blob, 0, min(blob.size, MAX_INDEX_BYTES + 1))
+    return parse_shard_index(data, blob.uri)
 
 
 def _read_headers(blobs: Sequence[Blob]) -> list[Header]:

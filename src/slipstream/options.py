@@ -24,8 +24,8 @@ def parse_bytes(text: str) -> int:
     Raises:
         UsageError: it is not a size.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", text.upper())
-    if match is None or match[2] not in _UNITS:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*((?:[KMGT]I?)?)B?\s*", text.upper())
+    if match is None:
         raise UsageError(f'"{text}" is not a size in bytes; write for example 268435456, 256MiB or 1.5GB')
     return int(float(match[1]) * _UNITS[match[2]]) if "." in match[1] else int(match[1]) * _UNITS[match[2]]
 
@@ -38,8 +38,8 @@ def _parse_limit(text: str) -> int | None:
     return None if text.strip().lower() in ("", "none") else parse_bytes(text)
 
 
-def _setting(name: str, parse: Callable[[str], object], default: object) -> Any:
-    """A field whose default is the environment's word, read when an Options is made."""
+def _setting(name: str, parse: Callable[[str], object], default: object) -> Callable[[], Any]:
+    """What makes a setting that was not given: the environment's word, at the time an Options is made."""
 
     def read() -> object:
         text = os.environ.get(_PREFIX + name.upper())
@@ -50,7 +50,7 @@ def _setting(name: str, parse: Callable[[str], object], default: object) -> Any:
         except ValueError as error:
             raise UsageError(f"the environment variable {_PREFIX}{name.upper()} is {text!r}: {error}") from error
 
-    return field(default_factory=read)
+    return read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,12 +73,12 @@ class Options:
 
     # 8 MiB: the smallest chunk with which O_DIRECT reads reached the disk's bandwidth at 8 to 16 in
     # flight; 4 and 16 MiB were equal within noise (docs/performance.md).
-    concurrency: int | Literal["auto"] = _setting("concurrency", _parse_concurrency, "auto")
-    chunk_bytes: int = _setting("chunk_bytes", parse_bytes, 8 << 20)
-    memory_limit: int | None = _setting("memory_limit", _parse_limit, None)
+    concurrency: int | Literal["auto"] = field(default_factory=_setting("concurrency", _parse_concurrency, "auto"))
+    chunk_bytes: int = field(default_factory=_setting("chunk_bytes", parse_bytes, 8 << 20))
+    memory_limit: int | None = field(default_factory=_setting("memory_limit", _parse_limit, None))
     # Unmeasured: long enough for a consumer thread to finish with a tensor, short enough to notice.
-    memory_wait_s: float = _setting("memory_wait_s", float, 2.0)
-    strategy: Strategy | Literal["auto"] = _setting("strategy", str, "auto")
+    memory_wait_s: float = field(default_factory=_setting("memory_wait_s", float, 2.0))
+    strategy: Strategy | Literal["auto"] = field(default_factory=_setting("strategy", str, "auto"))
 
     def __post_init__(self) -> None:
         _refuse_unknown_variables()
@@ -88,7 +88,7 @@ class Options:
             raise UsageError(f"chunk_bytes is {self.chunk_bytes!r}; it is a whole number of bytes, at least 4096")
         if self.memory_limit is not None and not (_is_int(self.memory_limit) and self.memory_limit > 0):
             raise UsageError(f"memory_limit is {self.memory_limit!r}; it is a number of bytes above 0, or None")
-        if not (isinstance(self.memory_wait_s, int | float) and 0 <= self.memory_wait_s < float("inf")):
+        if not (_is_number(self.memory_wait_s) and 0 <= self.memory_wait_s < float("inf")):
             raise UsageError(f"memory_wait_s is {self.memory_wait_s!r}; it is a number of seconds, 0 or more")
         if self.strategy != "auto":
             try:
@@ -100,6 +100,10 @@ class Options:
 
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _refuse_unknown_variables() -> None:

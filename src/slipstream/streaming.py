@@ -27,14 +27,15 @@ from slipstream.types import Checkpoint, LoadStats, Progress, ReadPlan
 if TYPE_CHECKING:
     import torch
 
-    from slipstream.delivery.base import Device, FrameworkName, Tensor
+    from slipstream.delivery.base import FrameworkName, Tensor
+    from slipstream.delivery.device import Device
 
 
 def stream(
     uri: Uri | Sequence[Uri],
     *,
-    device: "Device" = "cpu",
-    framework: "FrameworkName | None" = None,
+    device: Device = "cpu",
+    framework: FrameworkName | None = None,
     names: Names | None = None,
     options: Options | None = None,
     progress: bool | Callable[[Progress], object] = False,
@@ -81,12 +82,12 @@ def stream(
 def load(
     uri: Uri | Sequence[Uri],
     *,
-    device: "Device" = "cpu",
-    framework: "FrameworkName | None" = None,
+    device: Device = "cpu",
+    framework: FrameworkName | None = None,
     names: Names | None = None,
     options: Options | None = None,
     progress: bool | Callable[[Progress], object] = False,
-) -> "dict[str, Tensor]":
+) -> dict[str, Tensor]:
     """Loads a checkpoint as a whole: name -> tensor. Arguments, ownership and errors as in `stream`."""
     with stream(uri, device=device, framework=framework, names=names, options=options, progress=progress) as tensors:
         limit = tensors.plan.memory_limit
@@ -99,10 +100,10 @@ def load(
 
 
 def load_into(
-    module: "torch.nn.Module",
+    module: torch.nn.Module,
     uri: Uri | Sequence[Uri],
     *,
-    device: "Device" = "cpu",
+    device: Device = "cpu",
     strict: bool = True,
     names: Names | None = None,
     options: Options | None = None,
@@ -147,7 +148,7 @@ def inspect(uri: Uri | Sequence[Uri]) -> Checkpoint:
 def plan(
     uri: Uri | Sequence[Uri],
     *,
-    device: "Device" = "cpu",
+    device: Device = "cpu",
     names: Names | None = None,
     options: Options | None = None,
 ) -> ReadPlan:

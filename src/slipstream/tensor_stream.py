@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -68,7 +68,7 @@ class TensorStream:
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> "tuple[str, Tensor]":
+    def __next__(self) -> tuple[str, Tensor]:
         if not self._pairs:
             self._refill()
         return self._pairs.pop()
@@ -120,7 +120,7 @@ class TensorStream:
         try:
             in_flight = self._wait_whole()
             if in_flight is not None:
-                self._pairs = self._view(in_flight)[::-1]
+                self._pairs = list(reversed(self._view(in_flight)))
         except Exception:
             self._failed = True
             self._end()
@@ -161,7 +161,7 @@ class TensorStream:
             )
         )
 
-    def _view(self, in_flight: OpInFlight) -> "list[tuple[str, Tensor]]":
+    def _view(self, in_flight: OpInFlight) -> Sequence[tuple[str, Tensor]]:
         op, region = in_flight.op, in_flight.region
         assert region is not None
         self._bytes += op.nbytes

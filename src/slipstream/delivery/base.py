@@ -22,7 +22,7 @@ FrameworkName: TypeAlias = Literal["torch", "numpy"]
 class Framework(Protocol):
     """Makes a framework's tensors out of bytes in memory, without copying where the bytes are aligned."""
 
-    def view_tensors(self, tensors: Sequence[TensorInfo], region: Region) -> "list[tuple[str, Tensor]]":
+    def view_tensors(self, tensors: Sequence[TensorInfo], region: Region) -> Sequence[tuple[str, Tensor]]:
         """The tensors that stand in a region, by name.
 
         Each keeps the region's memory for as long as it, or any view of it, lives, and may be written to.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     Device: TypeAlias = str | torch.device
 
 
-def find_target(device: "Device") -> Target:
+def find_target(device: Device) -> Target:
     """Whether tensors for this device stay in host memory.
 
     Raises:
@@ -26,7 +26,7 @@ def find_target(device: "Device") -> Target:
     return Target.HOST if name.startswith("cpu") else Target.DEVICE
 
 
-def require_host(device: "Device") -> None:
+def require_host(device: Device) -> None:
     """Raises UsageError for a device that this version plans for, but does not deliver to."""
     if find_target(device) is not Target.HOST:
         raise UsageError(

@@ -29,7 +29,7 @@ class ModuleFiller:
             self._check_names(shapes)
         self._check_shapes(shapes)
 
-    def fill(self, name: str, tensor: "Tensor") -> None:
+    def fill(self, name: str, tensor: Tensor) -> None:
         """Puts one tensor where it belongs; a name that the module lacks is passed over."""
         slot = self._slots.get(name)
         if slot is None:
@@ -69,7 +69,8 @@ class ModuleFiller:
             slot = self._slots.get(name)
             if slot is not None and tuple(slot.shape) != shape:
                 raise ModuleMismatchError(
-                    f"the tensor {name!r} has shape {list(shape)} in the checkpoint and {list(slot.shape)} in the module"
+                    f"the tensor {name!r} has shape {list(shape)} in the checkpoint "
+                    f"and {list(slot.shape)} in the module"
                 )
 
 

@@ -70,7 +70,7 @@ class DirectReader:
         """Reads whole pages from `first` on, also those beyond the file's end; None where it is refused."""
         pages_end = -(-end // PAGE_BYTES) * PAGE_BYTES
         try:
-            return self._file.call(first, end, lambda at: os.preadv(descriptor, [region.slice(at, pages_end)], at))
+            return self._file.read_some(descriptor, region.slice(first, pages_end), first, end)
         except OSError as error:
             cause = error.__cause__
             if not isinstance(cause, OSError) or cause.errno not in _REFUSALS:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 
 from slipstream.errors import BlobChangedError, ReadError
 from slipstream.reading.buffers import Region
@@ -38,15 +37,18 @@ class OpenFile:
         """Copies `[start, end)` out of the page cache, which reads what it lacks; returns the requests made."""
         requests = 0
         while start < end:
-            count = self.call(start, end, lambda at: os.preadv(self.descriptor, [region.slice(at, end)], at))
+            start += self.read_some(self.descriptor, region.slice(start, end), start, end)
             requests += 1
-            start += count
         return requests
 
-    def call(self, start: int, end: int, read: Callable[[int], int]) -> int:
-        """Runs one system call that reads from `start`, and explains its failure or a file that ended early."""
+    def read_some(self, descriptor: int, target: memoryview, start: int, end: int) -> int:
+        """One preadv(2) of this file from `start` on, by whichever descriptor; returns the bytes read, at least 1.
+
+        Raises:
+            ReadError: the storage failed, or the file ends before `end`, which it should not.
+        """
         try:
-            count = read(start)
+            count = os.preadv(descriptor, [target], start)
         except OSError as error:
             raise explain_os_error(error, self.blob.uri, start, end - start) from error
         if count == 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Callable
 
 from slipstream.reading.base import NoteFallback
@@ -54,7 +53,7 @@ class MappedReader:
         requests = 0
         while start < end:
             target = memoryview(scratch)[: end - start]
-            start += self._file.call(start, end, lambda at: os.preadv(self._file.descriptor, [target], at))
+            start += self._file.read_some(self._file.descriptor, target, start, end)
             requests += 1
         name = errno.errorcode.get(refusal.errno or 0, "unknown")
         self._note_fallback(f"MADV_POPULATE_READ was refused ({name}): read into the page cache by plain reads instead")

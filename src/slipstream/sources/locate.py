@@ -27,7 +27,10 @@ def locate_checkpoint(uri: Uri | Sequence[Uri]) -> tuple[Listing, ...]:
 
 
 def _as_text(uri: Uri) -> str:
-    text = os.fspath(uri) if isinstance(uri, str | os.PathLike) else None
-    if not isinstance(text, str) or not text or "\0" in text:
+    try:
+        text = os.fspath(uri)
+    except TypeError:
+        text = ""
+    if not text or "\0" in text:
         raise UsageError(f"{uri!r} is not a URI: give a path, a directory, a glob, a URL, or a list of these")
     return text

@@ -11,10 +11,10 @@ from slipstream.sources.page_cache import count_cached_bytes
 from slipstream.types import StorageFacts
 
 # File systems whose pages come over a network or through a user-space process.
-_REMOTE = frozenset(
-    "9p afs beegfs ceph cifs coda fuse fuseblk gfs2 glusterfs gpfs lustre nfs nfs4 ocfs2 orangefs panfs smb3 "
-    "smbfs virtiofs weka wekafs".split()
-)
+_REMOTE = frozenset((
+    "9p", "afs", "beegfs", "ceph", "cifs", "coda", "fuse", "fuseblk", "gfs2", "glusterfs", "gpfs",
+    "lustre", "nfs", "nfs4", "ocfs2", "orangefs", "panfs", "smb3", "smbfs", "virtiofs", "weka", "wekafs",
+))  # fmt: skip
 _IN_MEMORY = frozenset(("tmpfs", "ramfs", "hugetlbfs", "devtmpfs"))
 # Since Linux 5.18 a mapping advised with MADV_HUGEPAGE is read ahead by 2 MiB at a time, in large folios
 # where the file system has them, whatever the device's read-ahead is (do_sync_mmap_readahead).

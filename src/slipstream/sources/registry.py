@@ -22,7 +22,8 @@ def find_source(uri: str) -> Source:
     scheme = match[1].lower() if match else "file"
     if scheme not in _SOURCES:
         raise UsageError(
-            f'no source for "{scheme}://" in this version of slipstream; it reads paths and {", ".join(_SOURCES)}:// URIs',
+            f'no source for "{scheme}://" in this version of slipstream; it reads paths and '
+            f"{', '.join(_SOURCES)}:// URIs",
             uri=uri,
         )
     return _source(scheme)

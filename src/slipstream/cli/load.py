@@ -1,0 +1,100 @@
+"""`slipstream load`: streams a checkpoint, drops every tensor, and says how fast it came."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict
+from importlib import import_module
+from importlib.util import find_spec
+
+import slipstream
+from slipstream.cli import arguments
+from slipstream.cli.progress import shown_progress
+from slipstream.cli.text import (
+    ChosenFile,
+    counted,
+    format_bytes,
+    format_seconds,
+    make_facts,
+    output,
+    print_files,
+    printable,
+    short_names,
+)
+from slipstream.types import LoadStats, Progress
+
+_MOST_FILES = 16
+
+
+def load(
+    uris: arguments.Uris,
+    device: arguments.Device = "cpu",
+    framework: arguments.Framework = None,
+    names: arguments.Names = None,
+    strategy: arguments.Strategy = None,
+    concurrency: arguments.Concurrency = None,
+    chunk_bytes: arguments.ChunkBytes = None,
+    memory_limit: arguments.MemoryLimit = None,
+    as_json: arguments.Json = False,
+    quiet: arguments.Quiet = False,
+    debug: arguments.Debug = False,
+) -> None:
+    """Stream a checkpoint, drop every tensor, and say how fast it came."""
+    options = arguments.read_options(strategy, concurrency, chunk_bytes, memory_limit)
+    if not all(map(os.path.exists, uris)):
+        slipstream.inspect(arguments.one_or_many(uris))  # a wrong path is told at once, before torch is imported
+    with shown_progress("reading", quiet=quiet or as_json) as report:
+        _import_framework(framework)
+
+        def forward(progress: Progress) -> None:
+            report(progress.bytes_read, progress.bytes_total)
+
+        with slipstream.stream(
+            arguments.one_or_many(uris),
+            device=device,
+            framework=framework,
+            names=names,
+            options=options,
+            progress=forward,
+        ) as tensors:
+            for _, tensor in tensors:
+                del tensor  # before the next one is waited for, so that its memory is free by then
+        stats = tensors.stats()
+    if as_json:
+        print(json.dumps({**asdict(stats), "gigabytes_per_second": stats.gigabytes_per_second}, indent=2))
+    else:
+        _print_summary(stats)
+
+
+def _import_framework(name: str | None) -> None:
+    """Imports it before the clock starts: torch takes longer than many a load. A missing one is for `stream` to tell."""
+    if name is None:
+        name = "torch" if find_spec("torch") else "numpy"
+    for module in (name, "ml_dtypes") if name == "numpy" else (name,):
+        if find_spec(module):
+            import_module(module)
+
+
+def _print_summary(stats: LoadStats) -> None:
+    console = output()
+    console.print(make_facts(_facts(stats)))
+    files = [
+        ChosenFile(name, file.strategy, file.reason, (format_bytes(file.bytes),))
+        for name, file in zip(short_names([file.uri for file in stats.files]), stats.files, strict=True)
+    ]
+    print_files(console, files, ("size",), most=_MOST_FILES)
+    for line in stats.fallbacks:
+        console.print(f"fell back: {printable(line)}", soft_wrap=True)
+
+
+def _facts(stats: LoadStats) -> Iterable[tuple[str, str]]:
+    per_gigabyte = f", {stats.cpu_seconds / stats.bytes * 1e9:.3f} s per GB" if stats.bytes else ""
+    first = stats.first_tensor_seconds
+    yield "loaded", f"{format_bytes(stats.bytes)} in {counted(stats.tensors, 'tensor')}"
+    yield "time", f"{format_seconds(stats.seconds)}, {stats.gigabytes_per_second:.2f} GB/s"
+    yield "first tensor", "none" if first is None else f"after {format_seconds(first)}"
+    yield "CPU", f"{format_seconds(stats.cpu_seconds)}{per_gigabyte}"
+    yield "reads", f"{stats.reads:,}"
+    yield "peak memory", f"{format_bytes(stats.peak_buffer_bytes)} of buffers"

@@ -1,0 +1,116 @@
+"""`slipstream plan`: what a load would read, how, and why, from headers only."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import NamedTuple
+
+import slipstream
+from slipstream.cli import arguments
+from slipstream.cli.text import (
+    ChosenFile,
+    counted,
+    format_binary,
+    format_bytes,
+    make_facts,
+    output,
+    print_files,
+    short_names,
+)
+from slipstream.types import ReadPlan, StrategyChoice
+
+
+def plan(
+    uris: arguments.Uris,
+    device: arguments.Device = "cpu",
+    names: arguments.Names = None,
+    strategy: arguments.Strategy = None,
+    concurrency: arguments.Concurrency = None,
+    chunk_bytes: arguments.ChunkBytes = None,
+    memory_limit: arguments.MemoryLimit = None,
+    as_json: arguments.Json = False,
+    debug: arguments.Debug = False,
+) -> None:
+    """Show what a load would read, how, and why. Reads headers only."""
+    options = arguments.read_options(strategy, concurrency, chunk_bytes, memory_limit)
+    read_plan = slipstream.plan(arguments.one_or_many(uris), device=device, names=names, options=options)
+    if as_json:
+        print(json.dumps(_as_json(read_plan), indent=2))
+    else:
+        _print_plan(read_plan)
+
+
+def _print_plan(read_plan: ReadPlan) -> None:
+    console = output()
+    console.print(make_facts(_facts(read_plan)))
+    names = short_names([blob.uri for blob in read_plan.checkpoint.blobs])
+    print_files(
+        console,
+        [
+            ChosenFile(name, "none", "no tensor of it is selected", ("nothing", "0"))
+            if file.choice is None
+            else ChosenFile(
+                name, file.choice.strategy, file.choice.reason, (format_bytes(file.nbytes), f"{file.reads:,}")
+            )
+            for name, file in zip(names, _files(read_plan), strict=True)
+        ],
+        ("read", "reads"),
+    )
+
+
+def _facts(read_plan: ReadPlan) -> Iterable[tuple[str, str]]:
+    checkpoint = read_plan.checkpoint
+    skipped = len(checkpoint.tensors) - read_plan.tensor_count
+    chunks = sorted({choice.chunk_bytes for choice in read_plan.choices if choice is not None})
+    yield "reads", f"{format_bytes(read_plan.nbytes)} in {counted(read_plan.tensor_count, 'tensor')}"
+    if skipped:
+        yield "skipped", f"{format_bytes(checkpoint.nbytes - read_plan.nbytes)} in {counted(skipped, 'tensor')}"
+    yield "in flight", f"up to {counted(read_plan.concurrency, 'read')}"
+    if chunks:
+        yield "largest read", ", ".join(format_binary(chunk) for chunk in chunks)
+
+
+class _File(NamedTuple):
+    """What is read of one blob."""
+
+    uri: str
+    nbytes: int
+    tensors: int
+    reads: int
+    choice: StrategyChoice | None
+
+
+def _files(read_plan: ReadPlan) -> list[_File]:
+    """An operation larger than a chunk is read in as many pieces as it takes."""
+    nbytes: Counter[int] = Counter()
+    tensors: Counter[int] = Counter()
+    reads: Counter[int] = Counter()
+    for op in read_plan.ops:
+        choice = read_plan.choices[op.blob]
+        assert choice is not None, "an operation on a blob of which nothing is selected"
+        nbytes[op.blob] += op.nbytes
+        tensors[op.blob] += len(op.tensors)
+        reads[op.blob] += -(-op.nbytes // choice.chunk_bytes)
+    return [
+        _File(blob.uri, nbytes[number], tensors[number], reads[number], choice)
+        for number, (blob, choice) in enumerate(zip(read_plan.checkpoint.blobs, read_plan.choices, strict=True))
+    ]
+
+
+def _as_json(read_plan: ReadPlan) -> Mapping[str, object]:
+    return {
+        "bytes": read_plan.nbytes,
+        "tensors": read_plan.tensor_count,
+        "skipped_bytes": read_plan.checkpoint.nbytes - read_plan.nbytes,
+        "skipped_tensors": len(read_plan.checkpoint.tensors) - read_plan.tensor_count,
+        "concurrency": read_plan.concurrency,
+        "files": [_file_as_json(file) for file in _files(read_plan)],
+    }
+
+
+def _file_as_json(file: _File) -> Mapping[str, object]:
+    choice = None if file.choice is None else asdict(file.choice)
+    return {"uri": file.uri, "bytes": file.nbytes, "tensors": file.tensors, "reads": file.reads, "choice": choice}

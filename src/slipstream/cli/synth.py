@@ -1,0 +1,41 @@
+"""`slipstream synth`: writes a synthetic checkpoint with the layout of a known model."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from slipstream.cli import arguments
+from slipstream.cli.progress import shown_progress
+from slipstream.cli.text import counted, format_bytes, format_seconds, output, printable
+from slipstream.testing.layouts import LAYOUTS, find_layout
+
+_LAYOUT_HELP = "A known model, one of: " + "; ".join(f"{name} ({layout.summary})" for name, layout in LAYOUTS.items())
+
+
+def synth(
+    layout: Annotated[str, typer.Argument(help=_LAYOUT_HELP, show_default=False)],
+    out: Annotated[Path, typer.Argument(help="The directory to write it into.", show_default=False)],
+    layers: Annotated[int | None, typer.Option(help="Only the first so many layers.")] = None,
+    shards: Annotated[int, typer.Option(help="Into how many files.")] = 1,
+    seed: Annotated[int, typer.Option(help="Another seed, other contents.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace the checkpoint that is there.")] = False,
+    quiet: arguments.Quiet = False,
+    debug: arguments.Debug = False,
+) -> None:
+    """Write a checkpoint with the exact layout of a known model, and random contents that the seed reproduces."""
+    known = find_layout(layout)  # before numpy is loaded
+    from slipstream.testing.synthetic import write_checkpoint
+
+    begun = time.perf_counter()
+    with shown_progress("writing", quiet=quiet) as report:
+        written = write_checkpoint(known, out, layers=layers, shards=shards, seed=seed, force=force, progress=report)
+    seconds = time.perf_counter() - begun
+    output().print(
+        f"wrote {format_bytes(written.nbytes)} in {counted(written.tensors, 'tensor')} and "
+        f"{counted(len(written.files), 'file')} to {printable(str(out), longest=4096)} in {format_seconds(seconds)}",
+        soft_wrap=True,
+    )
