@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from slipstream.delivery.base import find_framework
+from slipstream.delivery.base import choose_framework
 from slipstream.delivery.device import find_target, require_host
 from slipstream.describe import describe_checkpoint
 from slipstream.errors import MemoryLimitError
@@ -65,18 +65,7 @@ def stream(
         MemoryLimitError, MissingDependencyError: before any tensor is read.
         ReadError and others: while iterating; see TensorStream.
     """
-    started = time.perf_counter(), time.process_time()
-    options = options or Options()
-    require_host(device)
-    to_framework = find_framework(framework)
-    reads = plan(uri, device=device, names=names, options=options)
-    return TensorStream(
-        reads,
-        to_framework,
-        memory_wait_s=options.memory_wait_s,
-        report=find_report(progress),
-        started=started,
-    )
+    return _begin(uri, device, framework, names, options, progress)
 
 
 def load(
@@ -89,13 +78,7 @@ def load(
     progress: bool | Callable[[Progress], object] = False,
 ) -> dict[str, Tensor]:
     """Loads a checkpoint as a whole: name -> tensor. Arguments, ownership and errors as in `stream`."""
-    with stream(uri, device=device, framework=framework, names=names, options=options, progress=progress) as tensors:
-        limit = tensors.plan.memory_limit
-        if limit is not None and tensors.plan.nbytes > limit:
-            raise MemoryLimitError(
-                f"load() keeps every tensor, {tensors.plan.nbytes:,} bytes, and memory_limit is {limit:,}: "
-                "use stream() and drop each tensor, select with names=, or raise the limit"
-            )
+    with _begin(uri, device, framework, names, options, progress, check=_check_fits) as tensors:
         return dict(tensors)
 
 
@@ -126,10 +109,11 @@ def load_into(
     """
     from slipstream.delivery.module import ModuleFiller
 
-    with stream(uri, device=device, framework="torch", names=names, options=options, progress=progress) as tensors:
-        filler = ModuleFiller(module, tensors.plan, strict=strict)
+    filler = ModuleFiller(module, strict=strict)
+    with _begin(uri, device, "torch", names, options, progress, check=filler.check) as tensors:
         for name, tensor in tensors:
             filler.fill(name, tensor)
+            del tensor  # so that the next one has room under a limit
         return tensors.stats()
 
 
@@ -168,3 +152,32 @@ def plan(
         for number, blob in enumerate(checkpoint.blobs)
     ]
     return plan_reads(checkpoint, selected, facts, options or Options(), find_target(device))
+
+
+def _begin(
+    uri: Uri | Sequence[Uri],
+    device: Device,
+    framework: FrameworkName | None,
+    names: Names | None,
+    options: Options | None,
+    progress: bool | Callable[[Progress], object],
+    *,
+    check: Callable[[ReadPlan], object] = lambda reads: None,
+) -> TensorStream:
+    """Plans a load and, if `check` does not object to the plan, begins to read."""
+    started = time.perf_counter(), time.process_time()
+    options = options or Options()
+    require_host(device)
+    delivered_as = choose_framework(framework)
+    report = find_report(progress)
+    reads = plan(uri, device=device, names=names, options=options)
+    check(reads)
+    return TensorStream(reads, delivered_as, memory_wait_s=options.memory_wait_s, report=report, started=started)
+
+
+def _check_fits(reads: ReadPlan) -> None:
+    if reads.memory_limit is not None and reads.nbytes > reads.memory_limit:
+        raise MemoryLimitError(
+            f"load() keeps every tensor, {reads.nbytes:,} bytes, and memory_limit is {reads.memory_limit:,}: "
+            "use stream() and drop each tensor, select with names=, or raise the limit"
+        )

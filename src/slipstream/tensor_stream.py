@@ -9,7 +9,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from slipstream.delivery.base import Framework
+from slipstream.delivery.base import FrameworkName, import_framework
 from slipstream.errors import StreamClosedError
 from slipstream.reading.buffers import copy_region
 from slipstream.reading.engine import Engine
@@ -45,14 +45,13 @@ class TensorStream:
     def __init__(
         self,
         plan: ReadPlan,
-        framework: Framework,
+        framework: FrameworkName,
         *,
         memory_wait_s: float,
         report: Callable[[Progress], object] | None = None,
         started: tuple[float, float] | None = None,
     ) -> None:
         self.plan = plan
-        self._framework = framework
         self._report = report
         self._started, self._cpu_started = started or (time.perf_counter(), time.process_time())
         self._first_s: float | None = None
@@ -63,7 +62,13 @@ class TensorStream:
         self._failed = False
         self._process = os.getpid()
         self._pairs: list[tuple[str, Tensor]] = []  # made and not yet handed out, last first
+        self._reported = 0.0
         self._engine = Engine(plan, memory_wait_s)
+        try:
+            self._framework = import_framework(framework)  # while the first reads are under way
+        except BaseException:
+            self.close()
+            raise
 
     def __iter__(self) -> Self:
         return self
@@ -146,18 +151,23 @@ class TensorStream:
             return schedule.wait_whole()
         while True:
             in_flight = schedule.wait_whole(_REPORT_EVERY_S)
-            self._report_progress(self._report)
-            if in_flight is not None or schedule.finished:
+            over = in_flight is None and schedule.finished
+            self._report_progress(self._report, at_once=over)
+            if in_flight is not None or over:
                 return in_flight
 
-    def _report_progress(self, report: Callable[[Progress], object]) -> None:
+    def _report_progress(self, report: Callable[[Progress], object], *, at_once: bool) -> None:
+        now = time.perf_counter()
+        if now - self._reported < _REPORT_EVERY_S and not at_once:
+            return
+        self._reported = now
         report(
             Progress(
                 bytes_read=self._engine.schedule.bytes_read,
                 bytes_total=self.plan.nbytes,
                 tensors_delivered=self._tensors,
                 tensors_total=self.plan.tensor_count,
-                seconds=time.perf_counter() - self._started,
+                seconds=now - self._started,
             )
         )
 
@@ -168,7 +178,7 @@ class TensorStream:
         self._tensors += len(op.tensors)
         if self._first_s is None:
             self._first_s = time.perf_counter() - self._started
-        if not in_flight.copies:
+        if not op.copies:
             return self._framework.view_tensors(op.tensors, region)
         give_back = self._engine.schedule.ledger.give_back
         pairs: list[tuple[str, Tensor]] = []

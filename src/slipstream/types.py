@@ -215,17 +215,33 @@ class ReadOp:
 
     It holds whole tensors: either one, which may be larger than a chunk and is then read in
     parallel, or several neighbours, read together.
+
+    Attributes:
+        blob: position in `Checkpoint.blobs`.
+        start: absolute offset of its first byte.
+        end: absolute offset behind its last byte.
+        tensors: by offset.
+        copies: whether its several tensors are handed out as copies: under a limit, so that holding one does
+            not hold its neighbours; always, where the file has one of them at a misaligned offset.
+        realigns: whether its single tensor is misaligned in the file, and is read to where it is aligned.
     """
 
     blob: int
     start: int
     end: int
     tensors: tuple[TensorInfo, ...]
+    copies: bool = False
+    realigns: bool = False
 
     @property
     def nbytes(self) -> int:
         """Bytes to read."""
         return self.end - self.start
+
+    @property
+    def lease_bytes(self) -> int:
+        """Memory it takes until it is delivered: its bytes, and those of the copies."""
+        return (self.end - self.start) * (2 if self.copies else 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +253,8 @@ class ReadPlan:
         ops: in reading order.
         choices: one per blob of the checkpoint; None where nothing of a blob is selected.
         concurrency: reads in flight, over all blobs.
-        memory_limit: bytes in flight and held by the caller together; None is no limit.
+        memory_limit: bytes in flight and held by the caller together; None where there is no limit, or
+            everything together is within it.
     """
 
     checkpoint: Checkpoint

@@ -10,6 +10,7 @@ A bug of our own is none of these: it shows its traceback.
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import sys
@@ -50,6 +51,12 @@ def ends_well(command: Callable[P, None]) -> Callable[P, None]:
         except BrokenPipeError:
             discard_output()
             raise typer.Exit(0) from None
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            discard_output()
+            print_error(SlipstreamError("the output could not be written: its disk is full"))
+            raise typer.Exit(1) from None
 
     return run
 
@@ -68,11 +75,11 @@ def print_error(error: SlipstreamError) -> None:
 
 
 def discard_output() -> None:
-    """Sends what is still to be printed nowhere, so that the interpreter's last flush does not complain."""
+    """Prints what is still to be printed; where that fails, sends it nowhere, so that the last flush is silent."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except BrokenPipeError:
+        except OSError:
             os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

@@ -69,7 +69,7 @@ def load(
 
 
 def _import_framework(name: str | None) -> None:
-    """Imports it before the clock starts: torch takes longer than many a load. A missing one is for `stream` to tell."""
+    """Imports it before the clock starts: torch takes longer than many a load. A missing one `stream` will tell."""
     if name is None:
         name = "torch" if find_spec("torch") else "numpy"
     for module in (name, "ml_dtypes") if name == "numpy" else (name,):

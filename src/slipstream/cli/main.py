@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from io import TextIOWrapper
 from typing import Annotated
@@ -14,7 +15,7 @@ from slipstream.cli.ending import discard_output, ends_well
 from slipstream.cli.inspect import inspect
 from slipstream.cli.load import load
 from slipstream.cli.plan import plan
-from slipstream.cli.synth import synth
+from slipstream.cli.synth import LAYOUT_LIST, synth
 
 app = typer.Typer(
     name="slipstream",
@@ -26,7 +27,7 @@ app = typer.Typer(
 app.command(epilog=ENVIRONMENT)(ends_well(load))
 app.command()(ends_well(inspect))
 app.command(epilog=ENVIRONMENT)(ends_well(plan))
-app.command()(ends_well(synth))
+app.command(epilog=LAYOUT_LIST)(ends_well(synth))
 
 
 def _print_version(asked: bool) -> None:
@@ -46,12 +47,15 @@ def _slipstream(
 
 def main() -> None:
     """The entry point of the command `slipstream`."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character gets its number
-    try:
-        app(prog_name="slipstream")
-    except KeyboardInterrupt:
-        sys.exit(130)
-    finally:
-        discard_output()
+    with open(os.devnull, "w") as nowhere:
+        sys.stdout = sys.stdout or nowhere  # None where the shell closed it, as by `>&-`
+        sys.stderr = sys.stderr or nowhere
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character gets its number
+        try:
+            app(prog_name="slipstream")
+        except KeyboardInterrupt:
+            sys.exit(130)
+        finally:
+            discard_output()

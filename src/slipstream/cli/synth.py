@@ -13,12 +13,14 @@ from slipstream.cli.progress import shown_progress
 from slipstream.cli.text import counted, format_bytes, format_seconds, output, printable
 from slipstream.testing.layouts import LAYOUTS, find_layout
 
-_LAYOUT_HELP = "A known model, one of: " + "; ".join(f"{name} ({layout.summary})" for name, layout in LAYOUTS.items())
+LAYOUT_LIST = "\n\n".join(f"{name}: {layout.summary}" for name, layout in LAYOUTS.items())
 
 
 def synth(
-    layout: Annotated[str, typer.Argument(help=_LAYOUT_HELP, show_default=False)],
-    out: Annotated[Path, typer.Argument(help="The directory to write it into.", show_default=False)],
+    layout: Annotated[
+        str, typer.Argument(metavar="LAYOUT", help="The name of a known model; see below.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The directory to write it into.", show_default=False)],
     layers: Annotated[int | None, typer.Option(help="Only the first so many layers.")] = None,
     shards: Annotated[int, typer.Option(help="Into how many files.")] = 1,
     seed: Annotated[int, typer.Option(help="Another seed, other contents.")] = 0,

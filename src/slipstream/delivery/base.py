@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, cast
 
 from slipstream.errors import MissingDependencyError, UsageError
 from slipstream.reading.buffers import Region
@@ -30,32 +30,29 @@ class Framework(Protocol):
         ...
 
 
-def find_framework(name: str | None) -> Framework:
-    """The framework to deliver in; torch where it is installed and nothing else is asked for.
+def choose_framework(name: str | None) -> FrameworkName:
+    """The framework to deliver in; torch where it is installed and nothing else is asked for. Imports nothing.
 
     Raises:
         UsageError: an unknown name.
         MissingDependencyError: it is not installed.
     """
+    has_torch = importlib.util.find_spec("torch") is not None
     if name is None:
-        name = "torch" if importlib.util.find_spec("torch") else "numpy"
-    if name == "numpy":
-        from slipstream.delivery.numpy import NumpyFramework
-
-        return NumpyFramework()
-    if name != "torch":
-        raise UsageError(f'framework is {name!r}; this version delivers "torch" or "numpy"')
-    if importlib.util.find_spec("torch") is None:
+        return "torch" if has_torch else "numpy"
+    if name == "torch" and not has_torch:
         raise MissingDependencyError('framework="torch" needs PyTorch: pip install "slipstream[torch]"')
-    from slipstream.delivery.torch import TorchFramework
+    if name in ("torch", "numpy"):
+        return cast(FrameworkName, name)
+    raise UsageError(f'framework is {name!r}; this version delivers "torch" or "numpy"')
 
-    return TorchFramework()
 
+def import_framework(name: FrameworkName) -> Framework:
+    """Imports what the framework needs, which for torch can take seconds the first time."""
+    if name == "torch":
+        from slipstream.delivery.torch import TorchFramework
 
-def explain_shape(info: TensorInfo, framework: str, error: Exception) -> UsageError:
-    """The error for a tensor that a framework cannot represent, though the format can."""
-    dims = ", ".join(map(str, info.shape[:8])) + (", ..." if len(info.shape) > 8 else "")
-    return UsageError(
-        f"{framework} cannot hold the tensor {info.name!r} of type {info.dtype} and shape [{dims}] ({error}): "
-        "leave it out with names="
-    )
+        return TorchFramework()
+    from slipstream.delivery.numpy import NumpyFramework
+
+    return NumpyFramework()

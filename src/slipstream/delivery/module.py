@@ -15,17 +15,21 @@ if TYPE_CHECKING:
 
 
 class ModuleFiller:
-    """Copies tensors into a module whose names and shapes have been compared with the plan.
+    """Copies tensors into a module, once its names and shapes have been compared with the plan."""
 
-    Raises:
-        ModuleMismatchError: at construction, before anything is read or changed.
-    """
-
-    def __init__(self, module: torch.nn.Module, plan: ReadPlan, *, strict: bool) -> None:
+    def __init__(self, module: torch.nn.Module, *, strict: bool) -> None:
         self._module = module
+        self._strict = strict
         self._slots: dict[str, torch.Tensor] = dict(module.state_dict(keep_vars=True))
+
+    def check(self, plan: ReadPlan) -> None:
+        """Compares names and shapes; reads and changes nothing.
+
+        Raises:
+            ModuleMismatchError: they do not agree.
+        """
         shapes = {tensor.name: tensor.shape for op in plan.ops for tensor in op.tensors}
-        if strict:
+        if self._strict:
             self._check_names(shapes)
         self._check_shapes(shapes)
 

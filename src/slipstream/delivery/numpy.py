@@ -8,7 +8,7 @@ from typing import Any
 import ml_dtypes
 import numpy
 
-from slipstream.delivery.base import explain_shape
+from slipstream.delivery.arrays import explain_shape, view_array
 from slipstream.reading.buffers import Region
 from slipstream.types import Dtype, TensorInfo
 
@@ -47,32 +47,11 @@ class NumpyFramework:
         self, tensors: Sequence[TensorInfo], region: Region
     ) -> list[tuple[str, numpy.ndarray[Any, numpy.dtype[Any]]]]:
         """See Framework."""
-        return [(info.name, view_array(info, region, _DTYPES[info.dtype])) for info in tensors]
+        return [(info.name, _view_tensor(info, region)) for info in tensors]
 
 
-def view_array(info: TensorInfo, region: Region, dtype: numpy.dtype[Any]) -> numpy.ndarray[Any, numpy.dtype[Any]]:
-    """An array over the tensor's bytes; a copy where the file has them at an odd alignment.
-
-    Raises:
-        UsageError: more dimensions than NumPy has, or larger ones.
-    """
+def _view_tensor(info: TensorInfo, region: Region) -> numpy.ndarray[Any, numpy.dtype[Any]]:
     try:
-        array = numpy.ndarray(stored_shape(info), dtype, region.view, info.start - region.base)
+        return view_array(info, region, _DTYPES[info.dtype])
     except (ValueError, OverflowError, MemoryError) as error:
         raise explain_shape(info, "NumPy", error) from error
-    misaligned = (region.address + info.start - region.base) % dtype.itemsize
-    return array.copy() if misaligned else array
-
-
-def stored_shape(info: TensorInfo) -> tuple[int, ...]:
-    """The shape in the units that are stored: the packed types count bytes, not elements.
-
-    F4 has two elements in a byte, so its last dimension is halved; what does not halve evenly, and F6,
-    comes flat.
-    """
-    bits = info.dtype.bits
-    if bits >= 8:
-        return info.shape
-    if bits == 4 and info.shape and info.shape[-1] % 2 == 0:
-        return (*info.shape[:-1], info.shape[-1] // 2)
-    return (info.nbytes,)

@@ -8,8 +8,7 @@ from typing import Any
 import numpy
 import torch
 
-from slipstream.delivery.base import explain_shape
-from slipstream.delivery.numpy import stored_shape, view_array
+from slipstream.delivery.arrays import explain_shape, stored_shape, view_array
 from slipstream.errors import UsageError
 from slipstream.reading.buffers import Region
 from slipstream.types import Dtype, TensorInfo
@@ -76,5 +75,5 @@ def _view_tensor(info: TensorInfo, region: Region) -> torch.Tensor:
                 torch.from_numpy(view_array(flat, region, _CARRIERS[info.dtype])).view(dtype).view(stored_shape(info))
             )
         return torch.from_numpy(view_array(info, region, _CARRIERS[info.dtype])).view(dtype)
-    except (RuntimeError, TypeError, OverflowError) as error:
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise explain_shape(info, "PyTorch", error) from error

@@ -39,13 +39,15 @@ def check_layout(tensors: Sequence[TensorInfo], data_start: int, blob: Blob) -> 
         raise refusal(blob, problem, offset=blob.size, length=data_end - blob.size)
     if data_end < blob.size:
         extra = blob.size - data_end
-        problem = f"{plural(extra, 'byte')} behind the last tensor belong to none: the header promises"
+        problem = f"the file goes on for {plural(extra, 'byte')} behind the last tensor: the header promises"
         problem += f" {data_end:,} bytes, the file has {blob.size:,}"
         raise refusal(blob, problem, offset=data_end, length=extra)
 
 
 def _check_joins(tensor: TensorInfo, previous: TensorInfo | None, data_start: int, blob: Blob) -> None:
     expected = previous.end if previous is not None else data_start
+    if tensor.start == expected and tensor.end >= tensor.start:
+        return
     before = f"tensor {quoted(previous.name)}" if previous is not None else "the header"
     if tensor.end < tensor.start:
         begin, end = tensor.start - data_start, tensor.end - data_start
@@ -55,23 +57,22 @@ def _check_joins(tensor: TensorInfo, previous: TensorInfo | None, data_start: in
         overlap = min(expected, tensor.end) - tensor.start
         problem = f"it overlaps {before}, which ends at byte {expected:,}"
         raise refusal(blob, problem, offset=tensor.start, length=overlap, tensor=tensor.name)
-    if tensor.start > expected:
-        gap = tensor.start - expected
-        problem = f"there is a gap of {plural(gap, 'byte')} between {before} and it"
-        raise refusal(blob, problem, offset=expected, length=gap, tensor=tensor.name)
+    gap = tensor.start - expected
+    problem = f"there is a gap of {plural(gap, 'byte')} between {before} and it"
+    raise refusal(blob, problem, offset=expected, length=gap, tensor=tensor.name)
 
 
 def _check_size(tensor: TensorInfo, blob: Blob) -> None:
     bits = tensor_bits(tensor.dtype, tensor.shape)
-    described = f"shape {quoted(list(tensor.shape))} of {tensor.dtype.value}"
-    if bits is None:
-        problem = f"{described} has more bits than 64 bits can count"
-    elif bits % 8:
-        problem = f"{described} is {bits:,} bits, which do not fill whole bytes"
-    elif bits // 8 != tensor.nbytes:
-        problem = f"{described} is {plural(bits // 8, 'byte')}, but its data_offsets hold {tensor.nbytes:,}"
-    else:
+    if bits == tensor.nbytes * 8:
         return
+    if bits is None:
+        fault = "has more bits than 64 bits can count"
+    elif bits % 8:
+        fault = f"is {bits:,} bits, which do not fill whole bytes"
+    else:
+        fault = f"is {plural(bits // 8, 'byte')}, but its data_offsets hold {tensor.nbytes:,}"
+    problem = f"shape {quoted(list(tensor.shape))} of {tensor.dtype.value} {fault}"
     raise refusal(blob, problem, offset=tensor.start, length=tensor.nbytes, tensor=tensor.name)
 
 

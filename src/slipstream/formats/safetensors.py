@@ -20,6 +20,7 @@ from operator import itemgetter
 from typing import Any, cast
 
 from slipstream.errors import FormatError
+from slipstream.formats.collector_pause import collector_paused
 from slipstream.formats.entries import FIELDS, EntryError, read_dtype, read_entry, read_metadata, read_shape
 from slipstream.formats.layout import check_layout, tensor_bits
 from slipstream.formats.strict_json import (
@@ -29,7 +30,6 @@ from slipstream.formats.strict_json import (
     decode,
     decode_plain,
     find_key,
-    garbage_collection_paused,
 )
 from slipstream.formats.wording import refusal
 from slipstream.types import Blob, Dtype, TensorInfo
@@ -115,7 +115,7 @@ def parse_header(header: bytes | memoryview, blob: Blob, blob_number: int) -> He
         FormatError: the header is not what the reference accepts, or a tensor name occurs twice.
     """
     data = bytes(header)
-    with garbage_collection_paused():
+    with collector_paused():
         try:
             return _parse_plain(data, blob, blob_number) or _parse_any(data, blob, blob_number)
         except JsonError as error:

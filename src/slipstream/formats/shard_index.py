@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from slipstream.errors import ShardIndexError
-from slipstream.formats.strict_json import Json, JsonError, JsonObject, decode, find_key, garbage_collection_paused
+from slipstream.formats.collector_pause import collector_paused
+from slipstream.formats.strict_json import Json, JsonError, JsonObject, decode, find_key
 from slipstream.formats.wording import quoted
 
 MAX_INDEX_BYTES = 100_000_000
@@ -56,7 +57,7 @@ def parse_shard_index(data: bytes, uri: str) -> ShardIndex:
     if len(data) > MAX_INDEX_BYTES:
         problem = f"it has {len(data):,} bytes, more than the {MAX_INDEX_BYTES:,} allowed"
         raise _refusal(uri, problem, offset=MAX_INDEX_BYTES)
-    with garbage_collection_paused():
+    with collector_paused():
         try:
             document = decode(data)
         except JsonError as error:

@@ -16,12 +16,10 @@ whether they may; an array comes back as a list, so the two cannot be confused.
 
 from __future__ import annotations
 
-import gc
 import json
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import accumulate, islice
 from json.decoder import JSONDecodeError
 from typing import TypeAlias
@@ -59,24 +57,6 @@ class JsonError(ValueError):
 
 class _NotPlainError(Exception):
     """The document holds what `decode_plain` leaves to `decode`."""
-
-
-@contextmanager
-def garbage_collection_paused() -> Iterator[None]:
-    """Turns Python's cycle collector off for the block, and on again only if it was on.
-
-    Decoding makes hundreds of thousands of containers and not one cycle, and the collector would walk them all
-    several times. The switch belongs to the whole process: other threads run without the collector too while
-    the block lasts (tenths of a second), and where two blocks overlap the earlier one to end may turn it on
-    for both. It is never left off.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def decode(data: bytes) -> Json:
@@ -216,8 +196,6 @@ def _exceeds_double(text: str) -> bool:
     digits = (whole + fraction).lstrip("0")
     kept = digits[:20] if int(digits[:20]) < 2**64 else digits[:19]
     exponent = int((sign or "") + power) - len(fraction) + len(digits) - len(kept)
-    if exponent > 308:
-        return True
     return int(kept) * float(f"1e{exponent}") == float("inf")
 
 

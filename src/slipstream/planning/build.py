@@ -36,31 +36,41 @@ def plan_reads(
     Raises:
         MemoryLimitError: a tensor is larger than `memory_limit`.
     """
-    _check_limit(checkpoint, selected, options.memory_limit)
+    _check_largest(checkpoint, selected, options.memory_limit)
     choices: list[StrategyChoice | None] = [
         None if fact is None else choose_strategy(fact, blob.size, options, target)
         for blob, fact in zip(checkpoint.blobs, facts, strict=True)
     ]
-    joined_bytes = _joined_bytes(sum(tensor.end - tensor.start for tensor in selected), options)
-    ops_by_blob: list[list[ReadOp]] = [[] for _ in checkpoint.blobs]
-    for blob, tensors in groupby(selected, key=lambda tensor: tensor.blob):
-        ops_by_blob[blob] = coalesce_tensors(list(tensors), most_bytes=joined_bytes)
+    limit = options.memory_limit
+    ops = _cut_ops(checkpoint, selected, options.chunk_bytes, None)
+    if limit is not None:
+        if sum(op.lease_bytes for ops_of_blob in ops for op in ops_of_blob) <= limit:
+            limit = None  # all of it together fits
+        else:
+            ops = _cut_ops(checkpoint, selected, options.chunk_bytes, limit)
     return ReadPlan(
         checkpoint=checkpoint,
-        ops=tuple(order_ops(ops_by_blob, facts)),
+        ops=tuple(order_ops(ops, facts)),
         choices=tuple(choices),
         concurrency=max((choice.concurrency for choice in choices if choice), default=1),
-        memory_limit=options.memory_limit,
+        memory_limit=limit,
     )
 
 
-def _joined_bytes(selected_bytes: int, options: Options) -> int:
-    """Up to how much small neighbours are joined. Under a limit, so little that several ranges fit."""
-    joined = max(options.chunk_bytes, selected_bytes // _MOST_OPS)
-    return joined if options.memory_limit is None else min(joined, max(options.memory_limit // 8, 1))
+def _cut_ops(
+    checkpoint: Checkpoint, selected: Sequence[TensorInfo], chunk_bytes: int, limit: int | None
+) -> list[list[ReadOp]]:
+    """Each blob's ops. Under a limit so little is joined that several ops, and their copies, fit."""
+    joined_bytes = max(chunk_bytes, sum(tensor.end - tensor.start for tensor in selected) // _MOST_OPS)
+    if limit is not None:
+        joined_bytes = min(joined_bytes, limit // 8)
+    ops: list[list[ReadOp]] = [[] for _ in checkpoint.blobs]
+    for blob, tensors in groupby(selected, key=lambda tensor: tensor.blob):
+        ops[blob] = coalesce_tensors(list(tensors), most_bytes=joined_bytes, limited=limit is not None)
+    return ops
 
 
-def _check_limit(checkpoint: Checkpoint, selected: Sequence[TensorInfo], limit: int | None) -> None:
+def _check_largest(checkpoint: Checkpoint, selected: Sequence[TensorInfo], limit: int | None) -> None:
     largest = max(selected, key=lambda tensor: tensor.end - tensor.start, default=None)
     if limit is not None and largest is not None and largest.nbytes > limit:
         raise MemoryLimitError(

@@ -9,6 +9,7 @@ from slipstream.types import StorageFacts, Strategy, StrategyChoice, Target
 # device's bandwidth from 2 threads on and costs more CPU from 16 on; O_DIRECT needs 8 to 16 in flight.
 _CONCURRENCY = {Strategy.MAPPED: 4, Strategy.DIRECT: 16, Strategy.BUFFERED: 16}
 _GOOD_READ_AHEAD_BYTES = 1 << 20  # below it, mapped reading fell to half of the device's bandwidth
+_HUGE_READ_AHEAD_BYTES = 2 << 20  # what Linux reads ahead of a mapping advised with MADV_HUGEPAGE
 _PAGE_BYTES = 4096
 
 
@@ -33,16 +34,16 @@ def _decide(facts: StorageFacts, size: int, target: Target) -> tuple[Strategy, s
         return _decide_for_device(facts, size)
     if facts.in_memory:
         return Strategy.MAPPED, f"{facts.filesystem} is memory already: mapped, nothing is copied"
-    if facts.cached_bytes is not None and facts.cached_bytes >= size:
-        return Strategy.MAPPED, "all of it is in the page cache: mapped, nothing is read or copied"
+    if _is_cached(facts, size):
+        return Strategy.MAPPED, f"{_cached_share(facts, size)}: mapped, nothing is copied"
     return _decide_for_cold_host(facts, size)
 
 
 def _decide_for_device(facts: StorageFacts, size: int) -> tuple[Strategy, str]:
     if facts.in_memory:
         return Strategy.BUFFERED, f"{facts.filesystem} is memory already: copied in parallel on its way to the device"
-    if facts.cached_bytes is not None and facts.cached_bytes >= size:
-        return Strategy.BUFFERED, "all of it is in the page cache: copied in parallel on its way to the device"
+    if _is_cached(facts, size):
+        return Strategy.BUFFERED, f"{_cached_share(facts, size)}: copied in parallel on its way to the device"
     return (
         Strategy.DIRECT,
         f"{_cached_share(facts, size)}; only passes through the host, so the page cache is left alone",
@@ -51,11 +52,11 @@ def _decide_for_device(facts: StorageFacts, size: int) -> tuple[Strategy, str]:
 
 def _decide_for_cold_host(facts: StorageFacts, size: int) -> tuple[Strategy, str]:
     cached = _cached_share(facts, size)
-    reads_ahead = facts.read_ahead_bytes is None or facts.read_ahead_bytes >= _GOOD_READ_AHEAD_BYTES
-    if facts.huge_read_ahead or reads_ahead:
-        how = "by 2 MiB at a time" if facts.huge_read_ahead else f"by {facts.read_ahead_bytes or 0:,} bytes at a time"
+    ahead_bytes = max(facts.read_ahead_bytes or 0, _HUGE_READ_AHEAD_BYTES if facts.huge_read_ahead else 0)
+    if facts.read_ahead_bytes is None or ahead_bytes >= _GOOD_READ_AHEAD_BYTES:
+        how = f"by {_size(ahead_bytes)} at a time" if ahead_bytes else "as it sees fit"
         return Strategy.MAPPED, f"{cached}; mapped without a copy, the kernel reads ahead {how}"
-    small = f"a read-ahead of {facts.read_ahead_bytes or 0:,} bytes is too small for mapped reading on this kernel"
+    small = f"a read-ahead of {_size(ahead_bytes)} is too small for mapped reading on this kernel"
     if facts.available_bytes is not None and facts.available_bytes < size:
         return Strategy.MAPPED, (
             f"{cached}; {small}, but {facts.available_bytes:,} bytes of free memory hold no copy of it: "
@@ -64,9 +65,22 @@ def _decide_for_cold_host(facts: StorageFacts, size: int) -> tuple[Strategy, str
     return Strategy.DIRECT, f"{cached}; {small}, so the device is read directly"
 
 
+def _is_cached(facts: StorageFacts, size: int) -> bool:
+    """Whether hardly anything is left to read: kernels take a few pages back at any time."""
+    return facts.cached_bytes is not None and facts.cached_bytes >= size * 0.95
+
+
 def _cached_share(facts: StorageFacts, size: int) -> str:
     if facts.cached_bytes is None:
         return "the page cache cannot be looked into"
+    if facts.cached_bytes >= size:
+        return "all of it is in the page cache"
+    if _is_cached(facts, size):
+        return "nearly all of it is in the page cache"
     if facts.cached_bytes == 0:
         return "nothing of it is in the page cache"
-    return f"{100 * facts.cached_bytes // max(size, 1)} % of it is in the page cache"
+    return f"{max(100 * facts.cached_bytes // size, 1)} % of it is in the page cache"
+
+
+def _size(length: int) -> str:
+    return f"{length >> 20} MiB" if length >= 1 << 20 else f"{length >> 10} KiB"

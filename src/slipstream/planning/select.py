@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable
 from fnmatch import translate
@@ -24,14 +23,15 @@ def select_tensors(checkpoint: Checkpoint, names: Names | None) -> tuple[TensorI
 
     Raises:
         TensorNotFoundError: a name or glob that nothing in the checkpoint answers to.
-        UsageError: something else than text in the list.
+        UsageError: something else than text, alone or in the list.
     """
     if names is None:
         return checkpoint.tensors
     if callable(names):
         return tuple(tensor for tensor in checkpoint.tensors if names(tensor.name))
+    patterns = [names] if isinstance(names, str) or not isinstance(names, Iterable) else names
     wanted: set[str] = set()
-    for pattern in [names] if isinstance(names, str) else names:
+    for pattern in patterns:
         if not isinstance(pattern, str):
             raise UsageError(f"names holds {pattern!r}: give tensor names or globs as text, or one function")
         wanted.update(_match(checkpoint, pattern))
@@ -45,6 +45,8 @@ def _match(checkpoint: Checkpoint, pattern: str) -> list[str]:
     matches = re.compile(translate(pattern)).match
     found = [name for name in checkpoint.by_name if matches(name)]
     if not found:
+        import difflib  # here, because only this error needs it
+
         near = difflib.get_close_matches(pattern, checkpoint.by_name, n=3)
         advice = f"; did you mean {', '.join(near)}?" if near else ": list the names with `slipstream inspect`"
         raise TensorNotFoundError(f"no tensor of the checkpoint matches {pattern!r}{advice}")

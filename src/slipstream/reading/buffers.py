@@ -18,23 +18,29 @@ from threading import Condition
 
 from slipstream.reading.memory import PAGE_BYTES, map_file, map_memory, unmap
 
+_HEAP_BYTES = 128 << 10  # above it, malloc makes a mapping too
+
 
 class Region:
     """Writable memory that holds the bytes of a blob from `base` on.
 
     Attributes:
-        address: of the first byte, page-aligned unless it is a copy.
-        base: the blob offset that the first byte has; page-aligned unless it is a copy.
+        address: of the first byte.
+        base: the blob offset that the first byte has.
         view: all of it, as unsigned bytes. Whoever holds a view of it keeps the memory.
+        pages: whether it consists of whole pages that begin at a page of the blob.
         maps_file: whether it is a mapping of the file, rather than memory to read into.
     """
 
-    __slots__ = ("address", "base", "maps_file", "view")
+    __slots__ = ("address", "base", "maps_file", "pages", "view")
 
-    def __init__(self, address: int, base: int, view: memoryview, maps_file: bool = False) -> None:
+    def __init__(
+        self, address: int, base: int, view: memoryview, *, pages: bool = False, maps_file: bool = False
+    ) -> None:
         self.address = address
         self.base = base
         self.view = view
+        self.pages = pages
         self.maps_file = maps_file
 
     def slice(self, start: int, end: int) -> memoryview:
@@ -43,7 +49,7 @@ class Region:
 
 
 def map_region(start: int, end: int, descriptor: int | None, give_back: Callable[[], None]) -> Region:
-    """Memory for the blob's bytes `[start, end)`, widened to whole pages.
+    """Memory for the blob's bytes `[start, end)`, widened to whole pages of the blob.
 
     Args:
         start: blob offset.
@@ -55,8 +61,30 @@ def map_region(start: int, end: int, descriptor: int | None, give_back: Callable
         OSError: the system refuses; nothing is left mapped.
     """
     base = start - start % PAGE_BYTES
-    length = max(-(-(end - base) // PAGE_BYTES), 1) * PAGE_BYTES
+    length = -(-(end - base) // PAGE_BYTES) * PAGE_BYTES
     address = map_memory(length) if descriptor is None else map_file(descriptor, base, length)
+    view = _own_mapping(address, length, give_back)
+    return Region(address, base, view, pages=True, maps_file=descriptor is not None)
+
+
+def allocate_region(start: int, end: int, give_back: Callable[[], None]) -> Region:
+    """Memory for exactly the blob's bytes `[start, end)`, aligned for every element type.
+
+    What is small comes from the heap, because a process may have only 65,530 mappings.
+
+    Args and raises: as map_region.
+    """
+    length = end - start
+    if length >= _HEAP_BYTES:
+        address = map_memory(length)
+        return Region(address, start, _own_mapping(address, length, give_back))
+    owner = (ctypes.c_ubyte * length)()
+    weakref.finalize(owner, give_back).atexit = False
+    return Region(ctypes.addressof(owner), start, memoryview(owner).cast("B"))
+
+
+def _own_mapping(address: int, length: int, give_back: Callable[[], None]) -> memoryview:
+    """A view of a mapping that ends it when the last view dies."""
 
     def end_of_life() -> None:
         unmap(address, length)
@@ -64,15 +92,17 @@ def map_region(start: int, end: int, descriptor: int | None, give_back: Callable
 
     owner = (ctypes.c_ubyte * length).from_address(address)
     weakref.finalize(owner, end_of_life).atexit = False
-    return Region(address, base, memoryview(owner).cast("B"), maps_file=descriptor is not None)
+    return memoryview(owner).cast("B")
 
 
 def copy_region(region: Region, start: int, end: int, give_back: Callable[[], None]) -> Region:
-    """A copy of the bytes `[start, end)` in memory of its own, which lives without the region."""
-    owner = (ctypes.c_ubyte * (end - start))()
-    ctypes.memmove(owner, region.address + start - region.base, end - start)
-    weakref.finalize(owner, give_back).atexit = False
-    return Region(ctypes.addressof(owner), start, memoryview(owner).cast("B"))
+    """A copy of the bytes `[start, end)` in memory of its own, which lives without the region.
+
+    Raises: as map_region.
+    """
+    copy = allocate_region(start, end, give_back)
+    ctypes.memmove(copy.address, region.address + start - region.base, end - start)
+    return copy
 
 
 class Ledger:

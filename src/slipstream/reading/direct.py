@@ -41,6 +41,8 @@ class DirectReader:
 
     def read(self, region: Region, start: int, end: int) -> int:
         """See BlobReader."""
+        if not region.pages:
+            return self._file.read_buffered(region, start, end)
         start, requests = self._copy_cached(region, start, end)
         while start < end and self._bypasses and self._descriptor is not None:
             count = self._read_direct(self._descriptor, region, start - start % PAGE_BYTES, end)

@@ -16,7 +16,7 @@ from functools import partial
 from slipstream.errors import ReadError
 from slipstream.reading.base import BlobReader
 from slipstream.reading.buffered import BufferedReader
-from slipstream.reading.buffers import Region, map_region
+from slipstream.reading.buffers import Region, allocate_region
 from slipstream.reading.direct import DirectReader
 from slipstream.reading.mapped import MappedReader
 from slipstream.reading.schedule import Read, Schedule
@@ -26,6 +26,9 @@ _LOG = logging.getLogger("slipstream")
 # How long `close` waits for reads that are under way. A read takes milliseconds; a network file system
 # that hangs may take for ever, and its thread (a daemon) then ends whenever the read does.
 _CLOSE_WAIT_S = 10.0
+# A process may have 65,530 mappings (vm.max_map_count). A selection with very many gaps is read into
+# memory from the heap instead, as far as malloc makes no mappings of its own for it.
+_MOST_MAPPINGS = 16_384
 _READERS: Mapping[Strategy, type[MappedReader] | type[DirectReader] | type[BufferedReader]] = {
     Strategy.MAPPED: MappedReader,
     Strategy.DIRECT: DirectReader,
@@ -39,6 +42,7 @@ class Engine:
     def __init__(self, plan: ReadPlan, memory_wait_s: float) -> None:
         self._plan = plan
         self.schedule = Schedule(plan, memory_wait_s)
+        self._maps_too_many = len(plan.ops) > _MOST_MAPPINGS
         self._lock = threading.Lock()  # guards the fields below; never held during I/O or with another lock
         self._readers: dict[int, BlobReader] = {}
         self._fallbacks: list[str] = []
@@ -89,7 +93,7 @@ class Engine:
         """Reads one chunk, in the region that the first chunk of its op makes; returns the requests made."""
         target = read.target
         if not target.op.nbytes:
-            target.region = map_region(target.op.start, target.op.end, None, lambda: None)
+            target.region = allocate_region(target.op.start, target.op.end, lambda: None)
             return 0
         reader = self._reader(target.op.blob)
         with target.making:
@@ -112,8 +116,11 @@ class Engine:
             reader.close()
 
     def _map(self, op: ReadOp, reader: BlobReader) -> Region:
+        give_back = partial(self.schedule.ledger.give_back, op.nbytes)
         try:
-            return reader.map_op(op, partial(self.schedule.ledger.give_back, op.nbytes))
+            if op.realigns or self._maps_too_many:
+                return allocate_region(op.start, op.end, give_back)
+            return reader.map_op(op, give_back)
         except OSError as error:
             uri = self._plan.checkpoint.blobs[op.blob].uri
             raise ReadError(

@@ -28,16 +28,13 @@ class OpInFlight:
 
     Attributes:
         op: what is read.
-        copies: whether its tensors are handed out as copies, so that holding one small tensor of a
-            limited load does not hold its neighbours too.
         region: its memory, made by the first worker that reads into it, under `making`.
     """
 
-    __slots__ = ("copies", "making", "next_start", "op", "outstanding", "region")
+    __slots__ = ("making", "next_start", "op", "outstanding", "region")
 
-    def __init__(self, op: ReadOp, copies: bool) -> None:
+    def __init__(self, op: ReadOp) -> None:
         self.op = op
-        self.copies = copies
         self.region: Region | None = None
         self.making = Lock()
         self.next_start = op.start
@@ -70,6 +67,7 @@ class Schedule:
         self._undelivered = len(plan.ops)
         self._error: BaseException | None = None
         self._stopped = False
+        self._stuck_since: float | None = None  # the caller holds all memory, and nothing can move
         self.bytes_read = 0
         self.requests = 0
 
@@ -117,23 +115,23 @@ class Schedule:
             MemoryLimitError: the caller holds all of the limit, and nothing came back in `memory_wait_s`.
         """
         deadline = None if timeout_s is None else monotonic() + timeout_s
-        stuck_since: float | None = None
         with self._whole_or_over:
             while True:
                 if self._error is not None:
                     raise self._error
                 if self._whole:
                     self._undelivered -= 1
+                    self._stuck_since = None
                     return self._whole.popleft()
                 if self._stopped or self._undelivered == 0:
                     return None
                 now = monotonic()
                 if deadline is not None and now >= deadline:
                     return None
-                stuck_since = self._look_stuck(now, stuck_since)
+                self._look_stuck(now)
                 ends = [] if deadline is None else [deadline]
-                if stuck_since is not None:
-                    ends.append(stuck_since + self._memory_wait_s)
+                if self._stuck_since is not None:
+                    ends.append(self._stuck_since + self._memory_wait_s)
                 self._whole_or_over.wait(max(min(ends) - now, 0.0) if ends else None)
 
     @property
@@ -145,17 +143,11 @@ class Schedule:
     def _lease_next(self) -> bool:
         """Makes the next pending op the current one, if the ledger has memory for it."""
         op = self._pending[0]
-        if not self.ledger.try_lease(self._lease_bytes(op)):
+        if not self.ledger.try_lease(op.lease_bytes):
             return False
         self._pending.popleft()
-        self._current = OpInFlight(op, self._copies(op))
+        self._current = OpInFlight(op)
         return True
-
-    def _copies(self, op: ReadOp) -> bool:
-        return self._plan.memory_limit is not None and len(op.tensors) > 1
-
-    def _lease_bytes(self, op: ReadOp) -> int:
-        return op.nbytes * 2 if self._copies(op) else op.nbytes
 
     def _cut_chunk(self) -> Read:
         """Takes the current op's next chunk; chunks end at multiples of the chunk size in the blob."""
@@ -180,18 +172,16 @@ class Schedule:
         self._memory.notify_all()
         self._whole_or_over.notify_all()
 
-    def _look_stuck(self, now: float, since: float | None) -> float | None:
-        """Since when nothing can move because the caller holds the memory; None where it can."""
-        if self._reading or self._current is not None or not self._pending:
-            return None
-        if self.ledger.can_lease(self._lease_bytes(self._pending[0])):
-            return None  # a worker is about to
-        if since is None:
+    def _look_stuck(self, now: float) -> None:
+        """Notes since when nothing can move because the caller holds the memory, and raises in the end."""
+        moving = self._reading or self._current is not None or not self._pending
+        if moving or self.ledger.can_lease(self._pending[0].lease_bytes):
+            self._stuck_since = None
+        elif self._stuck_since is None:
             gc.collect()  # tensors in reference cycles are dead already, but not yet found
-            return now
-        if now - since < self._memory_wait_s:
-            return since
-        raise self._stuck_error()
+            self._stuck_since = now
+        elif now - self._stuck_since >= self._memory_wait_s:
+            raise self._stuck_error()
 
     def _stuck_error(self) -> MemoryLimitError:
         op, limit = self._pending[0], self._plan.memory_limit

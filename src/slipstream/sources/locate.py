@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 from slipstream.errors import UsageError
@@ -20,17 +20,14 @@ def locate_checkpoint(uri: Uri | Sequence[Uri]) -> tuple[Listing, ...]:
         UsageError: nothing was given, or something that is neither text nor a path.
         BlobNotFoundError, AccessDeniedError: from the source.
     """
-    uris = [uri] if isinstance(uri, str | os.PathLike) else list(uri)
+    uris = list(uri) if isinstance(uri, Iterable) and not isinstance(uri, str | bytes | os.PathLike) else [uri]
     if not uris:
         raise UsageError("no URI was given: the list is empty")
     return tuple(find_source(text).list_blobs(text) for text in dict.fromkeys(map(_as_text, uris)))
 
 
-def _as_text(uri: Uri) -> str:
-    try:
-        text = os.fspath(uri)
-    except TypeError:
-        text = ""
-    if not text or "\0" in text:
+def _as_text(uri: object) -> str:
+    text = os.fspath(uri) if isinstance(uri, str | os.PathLike) else None
+    if not isinstance(text, str) or not text or "\0" in text:
         raise UsageError(f"{uri!r} is not a URI: give a path, a directory, a glob, a URL, or a list of these")
     return text

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from pathlib import Path
 
 from slipstream.sources.page_cache import count_cached_bytes
 from slipstream.types import StorageFacts
@@ -83,8 +82,8 @@ def _kernel_version() -> tuple[int, int]:
 def _available_bytes() -> int | None:
     """The least of what the host has available and what this process's cgroups still allow."""
     bounds = [_available_in_cgroup()]
-    with contextlib.suppress(OSError):
-        match = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    with contextlib.suppress(OSError), open("/proc/meminfo") as meminfo:
+        match = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo.read(), re.MULTILINE)
         bounds.append(int(match[1]) << 10 if match else None)
     return min((bound for bound in bounds if bound is not None), default=None)
 
@@ -103,6 +102,7 @@ def _available_in_cgroup() -> int | None:
 
 def _read_number(path: str) -> int | None:
     try:
-        return int(Path(path).read_text())
+        with open(path) as file:
+            return int(file.read())
     except (OSError, ValueError):
         return None  # not there, or the word "max"

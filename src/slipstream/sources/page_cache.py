@@ -27,15 +27,16 @@ def count_cached_bytes(descriptor: int, offset: int, length: int) -> int | None:
     cachestat(2) since Linux 6.5 (1.5 ms for 5.6 GB), else mincore(2). None where neither may answer:
     for files of others that this process may not write, mincore reports every page as cached.
     """
+    status = os.fstat(descriptor)
+    length = min(length, status.st_size - offset)
     if length <= 0:
         return 0
     range_, counts = _Range(offset, length), _CacheStat()
     if _LIBC.syscall(_CACHESTAT, descriptor, ctypes.byref(range_), ctypes.byref(counts), 0) == 0:
         return min(length, int(counts.cached) * _PAGE)
-    status = os.fstat(descriptor)
     if status.st_uid != os.geteuid() and os.geteuid() != 0:
         return None
-    return _count_by_mincore(descriptor, offset, min(length, status.st_size - offset))
+    return _count_by_mincore(descriptor, offset, length)
 
 
 def _count_by_mincore(descriptor: int, offset: int, length: int) -> int | None:

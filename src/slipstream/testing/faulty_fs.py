@@ -25,6 +25,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+# A test that waits in the kernel for a gate that it alone would open can be ended by nobody.
+_LONGEST_HOLD_S = 60.0
 _STAT_FIELDS = "st_mode st_nlink st_uid st_gid st_size st_atime_ns st_mtime_ns st_ctime_ns".split()
 
 
@@ -76,6 +78,7 @@ class FaultyFs:
         except subprocess.TimeoutExpired:
             self._server.kill()
             self._server.wait()
+            _unmount(self.mount_point)
         self._server.stdout.close()
 
     def reset(self) -> None:
@@ -87,12 +90,22 @@ class FaultyFs:
         self._ask("fail_from", offset=offset, number=number, direct_only=direct_only)
 
     def hold_from(self, offset: int) -> None:
-        """Reads that touch bytes from `offset` on wait at a gate, until `release`."""
+        """Reads that touch bytes from `offset` on wait at a gate, until `release`, or for a minute.
+
+        The kernel reads ahead, so leave 256 KiB between `offset` and what must not wait.
+        """
         self._ask("hold_from", offset=offset)
 
     def wait_held(self, count: int, timeout_s: float = 20.0) -> list[HeldRead]:
-        """Waits until at least `count` reads are at the gate, or the time is up; returns those that are."""
-        return [HeldRead(*read) for read in self._ask("wait_held", count=count, timeout_s=timeout_s)]
+        """Waits until at least `count` reads are at the gate; returns all that are.
+
+        Raises:
+            TimeoutError: so many did not come.
+        """
+        held = [HeldRead(*read) for read in self._ask("wait_held", count=count, timeout_s=timeout_s)]
+        if len(held) < count:
+            raise TimeoutError(f"{len(held)} reads came to the gate in {timeout_s} s, not {count}: {held}")
+        return held
 
     def release(self) -> None:
         """Opens the gate."""
@@ -193,8 +206,7 @@ class Passthrough:
                 return
             self._held.append(read)
             self._changed.notify_all()
-            while read.offset + read.length > self._hold_from:
-                self._changed.wait()
+            self._changed.wait_for(lambda: read.offset + read.length <= self._hold_from, _LONGEST_HOLD_S)
             self._held.remove(read)
 
     # What FaultyFs asks for.
@@ -259,6 +271,15 @@ def _obey(files: Passthrough, mount_point: str) -> None:
         ):
             break
     os._exit(0)
+
+
+def _unmount(mount_point: str | Path) -> None:
+    """Takes the mount away at once, also while files on it are open."""
+    for command in (["umount", "-l"], ["fusermount3", "-uz"], ["fusermount", "-uz"]):
+        if shutil.which(command[0]):
+            done = subprocess.run([*command, str(mount_point)], stderr=subprocess.DEVNULL, check=False)
+            if done.returncode == 0:
+                break
 
 
 def main() -> None:

@@ -13,7 +13,8 @@ nothing else: the exponent is then at most the bias, so infinities and NaNs cann
 **Files.** They are written under temporary names beside their final ones and renamed only once all are on the
 disk, so a checkpoint is there whole or not at all.
 
-Measured on two cores: 1.2 GB/s into a cold file, fsync included; 89,613 tensors of 4 KiB in 2.5 s.
+Measured on two cores and a disk that takes 1.6 GB/s: 1.0 to 1.2 GB/s, fsync included, for a file of 1 GB; 1.9 to
+2.7 s for 89,613 tensors of 4 KiB.
 """
 
 from __future__ import annotations
@@ -93,8 +94,8 @@ def write_checkpoint(
     layers = layout.checked_layers(layers)
     files = _split(layout.specs(layers), shards)
     directory = Path(directory)
-    refuse_to_overwrite(directory, force=force)
     try:
+        refuse_to_overwrite(directory, force=force)
         with Staging(directory) as staging:
             staging.require_space(sum(file.nbytes for file in files))
             _write_files(files, staging, seed, progress)
