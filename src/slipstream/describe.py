@@ -47,8 +47,11 @@ def _read_index(blob: Blob) -> ShardIndex:
 def _read_headers(blobs: Sequence[Blob]) -> list[Header]:
     if len(blobs) == 1:
         return [_read_header(0, blobs[0])]
-    with ThreadPoolExecutor(min(len(blobs), _HEADERS_AT_ONCE), "slipstream-headers") as pool:
-        return list(pool.map(_read_header, range(len(blobs)), blobs))
+    try:
+        with ThreadPoolExecutor(min(len(blobs), _HEADERS_AT_ONCE), "slipstream-headers") as pool:
+            return list(pool.map(_read_header, range(len(blobs)), blobs))
+    except RuntimeError:  # the system allows no further thread
+        return [_read_header(number, blob) for number, blob in enumerate(blobs)]
 
 
 def _read_header(number: int, blob: Blob) -> Header:

@@ -41,8 +41,7 @@ class SlipstreamError(Exception):
 
 def _rebuild(kind: type[SlipstreamError], message: str, state: dict[str, object]) -> SlipstreamError:
     """Unpickles an error with all its attributes, whatever its constructor takes."""
-    error = kind.__new__(kind, message)
-    Exception.__init__(error, message)
+    error = kind(message)
     error.__dict__.update(state)
     return error
 

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from threading import TIMEOUT_MAX
 from typing import Any, Literal, cast
 
 from slipstream.errors import UsageError
@@ -24,10 +25,12 @@ def parse_bytes(text: str) -> int:
     Raises:
         UsageError: it is not a size.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*((?:[KMGT]I?)?)B?\s*", text.upper())
+    match = re.fullmatch(r"\s*(\d{1,20}(?:\.\d{1,20})?)\s*((?:[KMGT]I?)?)B?\s*", text.upper())
     if match is None:
         raise UsageError(f'"{text}" is not a size in bytes; write for example 268435456, 256MiB or 1.5GB')
-    return int(float(match[1]) * _UNITS[match[2]]) if "." in match[1] else int(match[1]) * _UNITS[match[2]]
+    whole, _, fraction = match[1].partition(".")
+    scaled = int(whole + fraction) * _UNITS[match[2]]
+    return scaled // int("1" + "0" * len(fraction))
 
 
 def _parse_concurrency(text: str) -> int | str:
@@ -88,7 +91,7 @@ class Options:
             raise UsageError(f"chunk_bytes is {self.chunk_bytes!r}; it is a whole number of bytes, at least 4096")
         if self.memory_limit is not None and not (_is_int(self.memory_limit) and self.memory_limit > 0):
             raise UsageError(f"memory_limit is {self.memory_limit!r}; it is a number of bytes above 0, or None")
-        if not (_is_number(self.memory_wait_s) and 0 <= self.memory_wait_s < float("inf")):
+        if not (_is_number(self.memory_wait_s) and 0 <= self.memory_wait_s <= TIMEOUT_MAX):
             raise UsageError(f"memory_wait_s is {self.memory_wait_s!r}; it is a number of seconds, 0 or more")
         if self.strategy != "auto":
             try:

@@ -74,7 +74,7 @@ class TensorStream:
         return self
 
     def __next__(self) -> tuple[str, Tensor]:
-        if not self._pairs:
+        if not self._pairs or os.getpid() != self._process:
             self._refill()
         return self._pairs.pop()
 
@@ -119,7 +119,7 @@ class TensorStream:
 
     def _refill(self) -> None:
         """Makes the tensors of the next whole op; raises StopIteration when there is none."""
-        if self._ended and not self._failed:
+        if self._ended and not self._failed and not self._pairs:
             raise StopIteration
         self._check_open()
         try:

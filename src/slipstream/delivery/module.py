@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from slipstream.delivery.arrays import stored_shape
 from slipstream.errors import ModuleMismatchError
 from slipstream.types import ReadPlan
 
@@ -28,7 +29,7 @@ class ModuleFiller:
         Raises:
             ModuleMismatchError: they do not agree.
         """
-        shapes = {tensor.name: tensor.shape for op in plan.ops for tensor in op.tensors}
+        shapes = {tensor.name: stored_shape(tensor) for op in plan.ops for tensor in op.tensors}
         if self._strict:
             self._check_names(shapes)
         self._check_shapes(shapes)

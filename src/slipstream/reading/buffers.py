@@ -11,6 +11,7 @@ There is no pool to recycle, so nothing is ever overwritten under a caller.
 from __future__ import annotations
 
 import ctypes
+import os
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -117,6 +118,7 @@ class Ledger:
     def __init__(self, condition: Condition, limit: int | None) -> None:
         self._condition = condition
         self._limit = limit
+        self._process = os.getpid()
         self._returned: deque[int] = deque()
         self._leased = 0
         self._peak = 0
@@ -146,7 +148,9 @@ class Ledger:
         return True
 
     def give_back(self, length: int) -> None:
-        """Returns `length` bytes. Any thread, at any time."""
+        """Returns `length` bytes. Any thread, at any time; in a forked child nobody waits for them."""
+        if os.getpid() != self._process:
+            return  # the lock may have been held at the fork, and would be for ever
         self._returned.append(length)
         with self._condition:
             self._condition.notify_all()

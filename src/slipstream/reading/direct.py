@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Callable
 
+from slipstream.errors import ReadError
 from slipstream.reading.base import NoteFallback
 from slipstream.reading.buffers import Region, map_region
 from slipstream.reading.file import OpenFile
@@ -33,7 +34,7 @@ class DirectReader:
         try:
             self._descriptor = os.open(blob.uri, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
         except OSError as error:
-            self._fall_back(error)
+            self._fall_back(str(error))
 
     def map_op(self, op: ReadOp, give_back: Callable[[], None]) -> Region:
         """See BlobReader."""
@@ -41,7 +42,7 @@ class DirectReader:
 
     def read(self, region: Region, start: int, end: int) -> int:
         """See BlobReader."""
-        if not region.pages:
+        if not region.pages or not self._bypasses:
             return self._file.read_buffered(region, start, end)
         start, requests = self._copy_cached(region, start, end)
         while start < end and self._bypasses and self._descriptor is not None:
@@ -73,16 +74,17 @@ class DirectReader:
         pages_end = -(-end // PAGE_BYTES) * PAGE_BYTES
         try:
             return self._file.read_some(descriptor, region.slice(first, pages_end), first, end)
-        except OSError as error:
-            cause = error.__cause__
-            if not isinstance(cause, OSError) or cause.errno not in _REFUSALS:
+        except ReadError as error:
+            # The cause is never bound to a name here: it would refer to itself through this frame, and
+            # keep the region until the garbage collector comes by.
+            if getattr(error.__cause__, "errno", None) not in _REFUSALS:
                 raise
-            self._fall_back(cause)
+            self._fall_back(str(error.__cause__))
             return None
 
-    def _fall_back(self, error: OSError) -> None:
+    def _fall_back(self, refusal: str) -> None:
         self._bypasses = False
-        self._note_fallback(f"O_DIRECT was refused ({error.strerror}): read through the page cache instead")
+        self._note_fallback(f"O_DIRECT was refused ({refusal}): read through the page cache instead")
 
     def check_unchanged(self) -> None:
         """See BlobReader."""

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Mapping
 from functools import partial
 
-from slipstream.errors import ReadError
+from slipstream.errors import ReadError, SlipstreamError
 from slipstream.reading.base import BlobReader
 from slipstream.reading.buffered import BufferedReader
 from slipstream.reading.buffers import Region, allocate_region
@@ -54,16 +54,31 @@ class Engine:
             self._unread_bytes[op.blob] += op.nbytes
         chunks = sum(-(-op.nbytes // self._chunk_bytes(op.blob)) + 1 for op in plan.ops)
         for number in range(min(plan.concurrency, chunks)):
-            worker = threading.Thread(target=self._work, name=f"slipstream-{number}", daemon=True)
-            self._workers.append(worker)
+            if not self._start_worker(number):
+                break
+
+    def _start_worker(self, number: int) -> bool:
+        """Starts one more worker; False where the system allows no further one, but there are some."""
+        worker = threading.Thread(target=self._work, name=f"slipstream-{number}", daemon=True)
+        with self._lock:
             self._running += 1
+        try:
             worker.start()
+        except RuntimeError as error:
+            with self._lock:
+                self._running -= 1
+            if not self._workers:
+                text = f"no thread can be started ({error}): raise the limit on processes (ulimit -u), or on memory"
+                raise SlipstreamError(text) from error
+            _LOG.warning("only %d of %d reads in flight: %s", number, self._plan.concurrency, error)
+            return False
+        self._workers.append(worker)
+        return True
 
     @property
     def fallbacks(self) -> tuple[str, ...]:
         """What was refused by the kernel or a file system, and what was done instead."""
-        with self._lock:
-            return tuple(self._fallbacks)
+        return tuple(self._fallbacks)
 
     def close(self) -> None:
         """Stops the workers, waits for the reads under way, and closes the files. Safe to call again."""

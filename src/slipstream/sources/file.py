@@ -7,7 +7,7 @@ import glob
 import os
 import stat
 
-from slipstream.errors import AccessDeniedError, BlobNotFoundError, ReadError, SlipstreamError, UsageError
+from slipstream.errors import AccessDeniedError, BlobNotFoundError, ReadError, UsageError
 from slipstream.sources.mounts import see_storage
 from slipstream.types import Blob, Listing, StorageFacts
 
@@ -77,15 +77,23 @@ def file_etag(status: os.stat_result) -> str:
 
 def explain_os_error(
     error: OSError, path: str, offset: int | None = None, length: int | None = None
-) -> SlipstreamError:
-    """The library's error for what the operating system answered, with the next step."""
+) -> BlobNotFoundError | AccessDeniedError | ReadError:
+    """The library's error for what the operating system answered, with its errno and the next step."""
+    explained = _explain(error, path, offset, length)
+    explained.errno = error.errno
+    return explained
+
+
+def _explain(
+    error: OSError, path: str, offset: int | None, length: int | None
+) -> BlobNotFoundError | AccessDeniedError | ReadError:
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         if os.path.islink(path):
             target = os.readlink(path)
-            text = (
-                f"{path} is a link to {target}, which does not exist: the download was interrupted or its cache pruned"
+            return BlobNotFoundError(
+                f"{path} is a link to {target}, which does not exist: the download was interrupted or its cache pruned",
+                uri=path,
             )
-            return BlobNotFoundError(text, uri=path)
         return BlobNotFoundError(f"{path} does not exist: check the path{_nearest(path)}", uri=path)
     if error.errno in (errno.EACCES, errno.EPERM):
         return AccessDeniedError(f"{path} may not be read by this user: check its permissions", uri=path)

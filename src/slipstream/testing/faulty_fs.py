@@ -21,6 +21,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -251,7 +252,7 @@ def _say(answer: object) -> None:
 
 def _obey(files: Passthrough, mount_point: str) -> None:
     """Carries out commands until the pipe closes; then unmounts and ends the process."""
-    commands = {
+    commands: dict[str, Callable[..., object]] = {
         "reset": files.reset,
         "fail_from": files.fail_from,
         "hold_from": files.hold_from,
