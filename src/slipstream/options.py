@@ -81,7 +81,9 @@ class Options:
     memory_limit: int | None = field(default_factory=_setting("memory_limit", _parse_limit, None))
     # Unmeasured: long enough for a consumer thread to finish with a tensor, short enough to notice.
     memory_wait_s: float = field(default_factory=_setting("memory_wait_s", float, 2.0))
-    strategy: Strategy | Literal["auto"] = field(default_factory=_setting("strategy", str, "auto"))
+    strategy: Strategy | Literal["auto", "mapped", "direct", "buffered"] = field(
+        default_factory=_setting("strategy", str, "auto")
+    )
 
     def __post_init__(self) -> None:
         _refuse_unknown_variables()

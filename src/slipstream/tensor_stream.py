@@ -30,7 +30,9 @@ class TensorStream:
 
     Ownership: a tensor handed out is the caller's. It stays valid, and may be written to, for as long
     as it or a view of it lives, also after the stream is closed; writing never changes the file. Its
-    memory goes back when the last view dies.
+    memory goes back when the last view dies. Tensors of mapped files are views of the file: save over
+    it by renaming a new one into its place, as safetensors does. Whoever writes into it changes them, and
+    whoever truncates it takes their pages away (SIGBUS), as with every mapping.
 
     Thread-safety: one thread iterates at a time; tensors may be dropped in any thread, and `stats` and
     `close` called from any.
@@ -174,6 +176,7 @@ class TensorStream:
     def _view(self, in_flight: OpInFlight) -> Sequence[tuple[str, Tensor]]:
         op, region = in_flight.op, in_flight.region
         assert region is not None
+        in_flight.region = None  # the worker that finished it may hold on to it for a moment more
         self._bytes += op.nbytes
         self._tensors += len(op.tensors)
         if self._first_s is None:

@@ -11,7 +11,7 @@ import torch
 from slipstream.delivery.arrays import explain_shape, stored_shape, view_array
 from slipstream.errors import UsageError
 from slipstream.reading.buffers import Region
-from slipstream.types import Dtype, TensorInfo
+from slipstream.types import DTYPE_BITS, Dtype, TensorInfo
 
 # PyTorch has no six-bit types: they come as the bytes of the file. A PyTorch too old for a type lacks it here.
 _DTYPE_NAMES: Mapping[Dtype, str] = {
@@ -48,6 +48,7 @@ _CARRIERS: Mapping[Dtype, numpy.dtype[Any]] = {
     dtype: numpy.dtype({1: "u1", 2: "<i2", 4: "<i4", 8: "<i8"}[torch_dtype.itemsize])
     for dtype, torch_dtype in _DTYPES.items()
 }
+_USUAL = {dtype: (_CARRIERS[dtype], _DTYPES[dtype]) for dtype in _DTYPES if DTYPE_BITS[dtype] >= 8}
 _MOST_NUMPY_DIMENSIONS = 32
 
 
@@ -55,8 +56,18 @@ class TorchFramework:
     """Delivers torch.Tensor on the CPU, contiguous and writable, each with a storage of its own size."""
 
     def view_tensors(self, tensors: Sequence[TensorInfo], region: Region) -> list[tuple[str, torch.Tensor]]:
-        """See Framework."""
-        return [(info.name, _view_tensor(info, region)) for info in tensors]
+        """See Framework. One loop of few bytecodes for the usual tensors, because it runs 100,000 times a second."""
+        view, base = region.view, region.base
+        pairs: list[tuple[str, torch.Tensor]] = []
+        for info in tensors:
+            name, dtype, shape, _, start, end = info
+            usual = _USUAL.get(dtype)
+            if usual is None or start == end or len(shape) > _MOST_NUMPY_DIMENSIONS:
+                tensor = _view_tensor(info, region)
+            else:
+                tensor = torch.from_numpy(numpy.ndarray(shape, usual[0], view, start - base)).view(usual[1])
+            pairs.append((name, tensor))
+        return pairs
 
 
 def _view_tensor(info: TensorInfo, region: Region) -> torch.Tensor:

