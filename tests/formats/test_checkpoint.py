@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from slipstream.errors import FormatError, ShardIndexError
-from slipstream.formats.checkpoint import build_checkpoint
+from slipstream.formats.checkpoint import build_checkpoint, check_index
 from slipstream.formats.safetensors import Header
 from slipstream.formats.shard_index import ShardIndex
 from slipstream.types import Blob
@@ -26,10 +26,15 @@ def make_blobs(*names_of_blobs: tuple[str, ...]) -> tuple[list[Blob], list[Heade
     return blobs, headers
 
 
+def number_shards(*names: str) -> dict[str, int]:
+    """The shard names of an index, for blobs in this order."""
+    return {name: number for number, name in enumerate(names)}
+
+
 def test_joined_in_order() -> None:
     """Tensors come in blob order, each blob's metadata beside it."""
     blobs, headers = make_blobs(("b", "a"), (), ("c",))
-    checkpoint = build_checkpoint(blobs, headers, None, None, None)
+    checkpoint = build_checkpoint(blobs, headers)
     assert [(tensor.name, tensor.blob) for tensor in checkpoint.tensors] == [("b", 0), ("a", 0), ("c", 2)]
     assert checkpoint.blobs == tuple(blobs)
     assert checkpoint.metadata == ({"n": "0"}, {"n": "1"}, {"n": "2"})
@@ -37,7 +42,7 @@ def test_joined_in_order() -> None:
 
 def test_nothing_to_join() -> None:
     """No blobs make an empty checkpoint."""
-    assert build_checkpoint([], [], None, None, None).tensors == ()
+    assert build_checkpoint([], []).tensors == ()
 
 
 def test_tensor_in_two_blobs() -> None:
@@ -46,7 +51,7 @@ def test_tensor_in_two_blobs() -> None:
     with pytest.raises(
         FormatError, match=r"tensor 'b' is in two files: dir/1.safetensors .* and dir/2.safetensors"
     ) as caught:
-        build_checkpoint(blobs, headers, None, None, None)
+        build_checkpoint(blobs, headers)
     assert (caught.value.tensor, caught.value.uri) == ("b", "dir/2.safetensors")
     assert caught.value.offset == headers[1].tensors[1].start
 
@@ -55,7 +60,8 @@ def test_index_agrees() -> None:
     """With an index that agrees, tensors it lacks are kept."""
     blobs, headers = make_blobs(("a", "extra"), ("b",))
     index = ShardIndex({"a": SHARDS[0], "b": SHARDS[1]}, {})
-    checkpoint = build_checkpoint(blobs, headers, index, INDEX_URI, SHARDS)
+    checkpoint = build_checkpoint(blobs, headers)
+    check_index(index, INDEX_URI, number_shards(*SHARDS), checkpoint)
     assert {tensor.name for tensor in checkpoint.tensors} == {"a", "b", "extra"}
 
 
@@ -63,7 +69,9 @@ def test_shard_order_is_the_callers() -> None:
     """Shards are matched by name, not by the order in which the index names them."""
     blobs, headers = make_blobs(("a",), ("b",))
     index = ShardIndex({"b": "x", "a": "y"}, {})
-    assert len(build_checkpoint(blobs, headers, index, INDEX_URI, ["y", "x"]).tensors) == 2
+    check_index(index, INDEX_URI, number_shards("y", "x"), build_checkpoint(blobs, headers))
+    with pytest.raises(ShardIndexError):
+        check_index(index, INDEX_URI, number_shards("x", "y"), build_checkpoint(blobs, headers))
 
 
 @pytest.mark.parametrize(
@@ -79,5 +87,5 @@ def test_index_disagrees(weight_map: dict[str, str], words: str) -> None:
     """A tensor that is not where the index says is refused: expected shard, and where it was found."""
     blobs, headers = make_blobs(("a",), ("b",))
     with pytest.raises(ShardIndexError, match=words) as caught:
-        build_checkpoint(blobs, headers, ShardIndex(weight_map, {}), INDEX_URI, SHARDS)
+        check_index(ShardIndex(weight_map, {}), INDEX_URI, number_shards(*SHARDS), build_checkpoint(blobs, headers))
     assert (caught.value.uri, caught.value.tensor) == (INDEX_URI, next(iter(weight_map)))

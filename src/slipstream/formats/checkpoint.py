@@ -11,34 +11,20 @@ from slipstream.formats.wording import quoted
 from slipstream.types import Blob, Checkpoint, TensorInfo
 
 
-def build_checkpoint(
-    blobs: Sequence[Blob],
-    headers: Sequence[Header],
-    index: ShardIndex | None = None,
-    index_uri: str | None = None,
-    shard_names: Sequence[str] | None = None,
-) -> Checkpoint:
+def build_checkpoint(blobs: Sequence[Blob], headers: Sequence[Header]) -> Checkpoint:
     """Makes one checkpoint of all blobs.
 
     Args:
         blobs: in the order in which they were located.
         headers: beside `blobs`; the tensors of the n-th have `blob` n.
-        index: the shard index they were chosen by.
-        index_uri: its name, for messages.
-        shard_names: beside `blobs`, by what name the index calls each. Needed with an index.
 
     Raises:
         FormatError: two blobs have a tensor of the same name.
-        ShardIndexError: a tensor of the index is not in the shard that the index names.
     """
     tensors = tuple(tensor for header in headers for tensor in header.tensors)
-    by_name = {tensor.name: tensor for tensor in tensors}
-    if len(by_name) != len(tensors):
-        raise _repeated_tensor(blobs, tensors)
     checkpoint = Checkpoint(tuple(blobs), tensors, tuple(header.metadata for header in headers))
-    if index is not None:
-        numbers = {name: number for number, name in enumerate(shard_names or ())}
-        check_index(index, index_uri or "the shard index", numbers, checkpoint)
+    if len(checkpoint.by_name) != len(tensors):
+        raise _repeated_tensor(blobs, tensors)
     return checkpoint
 
 
