@@ -121,6 +121,7 @@ class TensorStream:
 
     def _refill(self) -> None:
         """Makes the tensors of the next whole op; raises StopIteration when there is none."""
+        self._raise_interruption()
         if self._ended and not self._failed and not self._pairs:
             raise StopIteration
         self._check_open()
@@ -136,6 +137,13 @@ class TensorStream:
             self._check_open()
             self._end()
             raise StopIteration
+
+    def _raise_interruption(self) -> None:
+        """Raises what a signal handler raised while a tensor was unmapped; see Ledger."""
+        ledger = self._engine.schedule.ledger
+        if ledger.interruption is not None:
+            interruption, ledger.interruption = ledger.interruption, None
+            raise interruption
 
     def _end(self) -> None:
         self._ended = (time.perf_counter(), time.process_time())
@@ -183,10 +191,10 @@ class TensorStream:
             self._first_s = time.perf_counter() - self._started
         if not op.copies:
             return self._framework.view_tensors(op.tensors, region)
-        give_back = self._engine.schedule.ledger.give_back
+        end_lease = self._engine.schedule.ledger.end_lease
         pairs: list[tuple[str, Tensor]] = []
         for info in op.tensors:
-            copy = copy_region(region, info.start, info.end, partial(give_back, info.nbytes))
+            copy = copy_region(region, info.start, info.end, partial(end_lease, info.nbytes))
             pairs += self._framework.view_tensors((info,), copy)
         return pairs
 

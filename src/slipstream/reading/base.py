@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
-from slipstream.reading.buffers import Region
+from slipstream.reading.buffers import EndLease, Region
 from slipstream.types import ReadOp
 
 NoteFallback: TypeAlias = Callable[[str], None]
@@ -15,7 +15,7 @@ NoteFallback: TypeAlias = Callable[[str], None]
 class BlobReader(Protocol):
     """Reads ranges of one blob. `read` is called from many threads at once, also for one region."""
 
-    def map_op(self, op: ReadOp, give_back: Callable[[], None]) -> Region:
+    def map_op(self, op: ReadOp, end_lease: EndLease) -> Region:
         """The memory that the op's tensors will stand in; see map_region.
 
         Raises:

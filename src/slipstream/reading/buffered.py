@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from slipstream.reading.base import NoteFallback
-from slipstream.reading.buffers import Region, map_region
+from slipstream.reading.buffers import EndLease, Region, map_region
 from slipstream.reading.file import OpenFile
 from slipstream.types import Blob, ReadOp
 
@@ -16,9 +14,9 @@ class BufferedReader:
     def __init__(self, blob: Blob, note_fallback: NoteFallback) -> None:
         self._file = OpenFile(blob)
 
-    def map_op(self, op: ReadOp, give_back: Callable[[], None]) -> Region:
+    def map_op(self, op: ReadOp, end_lease: EndLease) -> Region:
         """See BlobReader."""
-        return map_region(op.start, op.end, None, give_back)
+        return map_region(op.start, op.end, None, end_lease)
 
     def read(self, region: Region, start: int, end: int) -> int:
         """See BlobReader."""

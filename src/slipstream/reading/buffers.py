@@ -16,8 +16,12 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from threading import Condition
+from typing import TypeAlias
 
 from slipstream.reading.memory import PAGE_BYTES, map_file, map_memory, unmap
+
+EndLease: TypeAlias = Callable[[int, int], None]
+"""Takes the address and length of the mapping to end; 0 and 0 where Python frees the memory itself."""
 
 _HEAP_BYTES = 128 << 10  # above it, malloc makes a mapping too
 
@@ -49,14 +53,14 @@ class Region:
         return self.view[start - self.base : end - self.base]
 
 
-def map_region(start: int, end: int, descriptor: int | None, give_back: Callable[[], None]) -> Region:
+def map_region(start: int, end: int, descriptor: int | None, end_lease: EndLease) -> Region:
     """Memory for the blob's bytes `[start, end)`, widened to whole pages of the blob.
 
     Args:
         start: blob offset.
         end: blob offset behind the last byte.
         descriptor: the file to map; None for anonymous memory.
-        give_back: called once, in any thread, after the last view died and the memory was unmapped.
+        end_lease: called once, in any thread, when the last view died.
 
     Raises:
         OSError: the system refuses; nothing is left mapped.
@@ -64,11 +68,11 @@ def map_region(start: int, end: int, descriptor: int | None, give_back: Callable
     base = start - start % PAGE_BYTES
     length = -(-(end - base) // PAGE_BYTES) * PAGE_BYTES
     address = map_memory(length) if descriptor is None else map_file(descriptor, base, length)
-    view = _own_mapping(address, length, give_back)
+    view = _own_mapping(address, length, end_lease)
     return Region(address, base, view, pages=True, maps_file=descriptor is not None)
 
 
-def allocate_region(start: int, end: int, give_back: Callable[[], None]) -> Region:
+def allocate_region(start: int, end: int, end_lease: EndLease) -> Region:
     """Memory for exactly the blob's bytes `[start, end)`, aligned for every element type.
 
     What is small comes from the heap, because a process may have only 65,530 mappings.
@@ -78,30 +82,25 @@ def allocate_region(start: int, end: int, give_back: Callable[[], None]) -> Regi
     length = end - start
     if length >= _HEAP_BYTES:
         address = map_memory(length)
-        return Region(address, start, _own_mapping(address, length, give_back))
+        return Region(address, start, _own_mapping(address, length, end_lease))
     owner = (ctypes.c_ubyte * length)()
-    weakref.finalize(owner, give_back).atexit = False
+    weakref.finalize(owner, end_lease, 0, 0).atexit = False
     return Region(ctypes.addressof(owner), start, memoryview(owner).cast("B"))
 
 
-def _own_mapping(address: int, length: int, give_back: Callable[[], None]) -> memoryview:
+def _own_mapping(address: int, length: int, end_lease: EndLease) -> memoryview:
     """A view of a mapping that ends it when the last view dies."""
-
-    def end_of_life() -> None:
-        unmap(address, length)
-        give_back()
-
     owner = (ctypes.c_ubyte * length).from_address(address)
-    weakref.finalize(owner, end_of_life).atexit = False
+    weakref.finalize(owner, end_lease, address, length).atexit = False
     return memoryview(owner).cast("B")
 
 
-def copy_region(region: Region, start: int, end: int, give_back: Callable[[], None]) -> Region:
+def copy_region(region: Region, start: int, end: int, end_lease: EndLease) -> Region:
     """A copy of the bytes `[start, end)` in memory of its own, which lives without the region.
 
     Raises: as map_region.
     """
-    copy = allocate_region(start, end, give_back)
+    copy = allocate_region(start, end, end_lease)
     ctypes.memmove(copy.address, region.address + start - region.base, end - start)
     return copy
 
@@ -109,10 +108,13 @@ def copy_region(region: Region, start: int, end: int, give_back: Callable[[], No
 class Ledger:
     """How much memory is leased, and how much may be. Guarded by the condition of its schedule.
 
-    Memory comes back through `give_back` whenever the garbage collector finds the last view dead: in
-    any thread, also in one that is inside the schedule's lock at that moment. So `give_back` only
-    appends to a queue (atomic) and wakes the waiters; the lock is reentrant; and whoever decides reads
-    the queue first.
+    Memory comes back through `end_lease` whenever the last view is found dead: in any thread, also in
+    one that is inside the schedule's lock at that moment. So it only appends to a queue (atomic) and
+    wakes the waiters; the lock is reentrant; and whoever decides reads the queue first.
+
+    Python swallows what is raised in a finalizer. A signal that arrives during the unmapping of a
+    large tensor, which is where a caller who drops tensors spends his time, would be lost with it, so
+    what its handler raises (KeyboardInterrupt, SystemExit) is kept as `interruption` for the next call.
     """
 
     def __init__(self, condition: Condition, limit: int | None) -> None:
@@ -122,6 +124,7 @@ class Ledger:
         self._returned: deque[int] = deque()
         self._leased = 0
         self._peak = 0
+        self.interruption: BaseException | None = None
 
     @property
     def leased_bytes(self) -> int:
@@ -147,8 +150,18 @@ class Ledger:
         self._peak = max(self._peak, self._leased)
         return True
 
-    def give_back(self, length: int) -> None:
-        """Returns `length` bytes. Any thread, at any time; in a forked child nobody waits for them."""
+    def end_lease(self, length: int, address: int, mapped_bytes: int) -> None:
+        """Unmaps the memory and returns `length` bytes. Any thread; in a forked child nobody waits for them."""
+        try:
+            try:
+                if mapped_bytes:
+                    unmap(address, mapped_bytes)
+            finally:
+                self._give_back(length)
+        except BaseException as error:
+            self.interruption = error
+
+    def _give_back(self, length: int) -> None:
         if os.getpid() != self._process:
             return  # the lock may have been held at the fork, and would be for ever
         self._returned.append(length)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
 
 from slipstream.errors import ReadError
 from slipstream.reading.base import NoteFallback
-from slipstream.reading.buffers import Region, map_region
+from slipstream.reading.buffers import EndLease, Region, map_region
 from slipstream.reading.file import OpenFile
 from slipstream.reading.memory import PAGE_BYTES
 from slipstream.sources.page_cache import count_cached_bytes
@@ -32,13 +31,13 @@ class DirectReader:
         self._bypasses = True
         self._copies_cached = True
         try:
-            self._descriptor = os.open(blob.uri, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+            self._descriptor = self._file.open_again(os.O_DIRECT)
         except OSError as error:
-            self._fall_back(str(error))
+            self._fall_back(error.strerror or str(error))
 
-    def map_op(self, op: ReadOp, give_back: Callable[[], None]) -> Region:
+    def map_op(self, op: ReadOp, end_lease: EndLease) -> Region:
         """See BlobReader."""
-        return map_region(op.start, op.end, None, give_back)
+        return map_region(op.start, op.end, None, end_lease)
 
     def read(self, region: Region, start: int, end: int) -> int:
         """See BlobReader."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import traceback
 from collections.abc import Mapping
 from functools import partial
@@ -23,7 +24,7 @@ from slipstream.reading.schedule import Read, Schedule
 from slipstream.types import ReadOp, ReadPlan, Strategy
 
 _LOG = logging.getLogger("slipstream")
-# How long `close` waits for reads that are under way. A read takes milliseconds; a network file system
+# How long `close` waits for all reads that are under way. A read takes milliseconds; a network file system
 # that hangs may take for ever, and its thread (a daemon) then ends whenever the read does.
 _CLOSE_WAIT_S = 10.0
 # A process may have 65,530 mappings (vm.max_map_count). A selection with very many gaps is read into
@@ -81,10 +82,17 @@ class Engine:
         return tuple(self._fallbacks)
 
     def close(self) -> None:
-        """Stops the workers, waits for the reads under way, and closes the files. Safe to call again."""
+        """Stops the workers, waits for the reads under way, and closes the files. Safe to call again.
+
+        Does not wait where it must not: in a worker, whose garbage collection may find a forgotten
+        stream, and in a signal handler that interrupted the schedule. The workers end all the same.
+        """
         self.schedule.stop()
+        if self.schedule.interrupted_here or threading.current_thread() in self._workers:
+            return
+        deadline = time.monotonic() + _CLOSE_WAIT_S
         for worker in self._workers:
-            worker.join(_CLOSE_WAIT_S)
+            worker.join(max(deadline - time.monotonic(), 0.0))
             if worker.is_alive():
                 _LOG.warning("a read is stuck in the kernel; its thread %s ends when the read does", worker.name)
         self._workers = [worker for worker in self._workers if worker.is_alive()]
@@ -108,7 +116,7 @@ class Engine:
         """Reads one chunk, in the region that the first chunk of its op makes; returns the requests made."""
         target = read.target
         if not target.op.nbytes:
-            target.region = allocate_region(target.op.start, target.op.end, lambda: None)
+            target.region = allocate_region(target.op.start, target.op.end, lambda address, length: None)
             return 0
         reader = self._reader(target.op.blob)
         with target.making:
@@ -131,11 +139,11 @@ class Engine:
             reader.close()
 
     def _map(self, op: ReadOp, reader: BlobReader) -> Region:
-        give_back = partial(self.schedule.ledger.give_back, op.nbytes)
+        end_lease = partial(self.schedule.ledger.end_lease, op.nbytes)
         try:
             if op.realigns or self._maps_too_many:
-                return allocate_region(op.start, op.end, give_back)
-            return reader.map_op(op, give_back)
+                return allocate_region(op.start, op.end, end_lease)
+            return reader.map_op(op, end_lease)
         except OSError as error:
             uri = self._plan.checkpoint.blobs[op.blob].uri
             raise ReadError(

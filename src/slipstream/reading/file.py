@@ -33,6 +33,14 @@ class OpenFile:
                 uri=self.blob.uri,
             )
 
+    def open_again(self, flags: int) -> int:
+        """Another descriptor of the very same file, which a second open by its path might not give.
+
+        Raises:
+            OSError: the flags are refused, or there is no /proc.
+        """
+        return os.open(f"/proc/self/fd/{self.descriptor}", os.O_RDONLY | os.O_CLOEXEC | flags)
+
     def read_buffered(self, region: Region, start: int, end: int) -> int:
         """Copies `[start, end)` out of the page cache, which reads what it lacks; returns the requests made."""
         requests = 0

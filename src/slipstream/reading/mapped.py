@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
 
 from slipstream.reading.base import NoteFallback
-from slipstream.reading.buffers import Region, map_region
+from slipstream.reading.buffers import EndLease, Region, map_region
 from slipstream.reading.file import OpenFile
 from slipstream.reading.memory import PAGE_BYTES, populate
 from slipstream.types import Blob, ReadOp
@@ -25,13 +24,19 @@ class MappedReader:
         self._file = OpenFile(blob)
         self._note_fallback = note_fallback
 
-    def map_op(self, op: ReadOp, give_back: Callable[[], None]) -> Region:
-        """See BlobReader. Where the file cannot be mapped, memory of our own takes its place."""
+    def map_op(self, op: ReadOp, end_lease: EndLease) -> Region:
+        """See BlobReader. Where the file cannot be mapped, memory of our own takes its place.
+
+        It does too for what is copied from here: a mapping of a file that is truncated would take the
+        process down at the copy, and a read does not.
+        """
+        if op.copies:
+            return map_region(op.start, op.end, None, end_lease)
         try:
-            return map_region(op.start, op.end, self._file.descriptor, give_back)
+            return map_region(op.start, op.end, self._file.descriptor, end_lease)
         except OSError as error:
             self._note_fallback(f"mapping was refused ({error.strerror}): read through the page cache instead")
-            return map_region(op.start, op.end, None, give_back)
+            return map_region(op.start, op.end, None, end_lease)
 
     def read(self, region: Region, start: int, end: int) -> int:
         """See BlobReader."""

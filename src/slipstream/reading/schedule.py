@@ -15,7 +15,7 @@ from __future__ import annotations
 import gc
 from collections import deque
 from dataclasses import dataclass
-from threading import Condition, Lock, RLock
+from threading import Condition, Lock, RLock, get_ident
 from time import monotonic
 
 from slipstream.errors import MemoryLimitError
@@ -67,6 +67,7 @@ class Schedule:
         self._undelivered = len(plan.ops)
         self._error: BaseException | None = None
         self._stopped = False
+        self._waiting_thread: int | None = None
         self._stuck_since: float | None = None  # the caller holds all memory, and nothing can move
         self.bytes_read = 0
         self.requests = 0
@@ -116,23 +117,29 @@ class Schedule:
         """
         deadline = None if timeout_s is None else monotonic() + timeout_s
         with self._whole_or_over:
-            while True:
-                if self._error is not None:
-                    raise self._error
-                if self._whole:
-                    self._undelivered -= 1
-                    self._stuck_since = None
-                    return self._whole.popleft()
-                if self._stopped or self._undelivered == 0:
-                    return None
-                now = monotonic()
-                if deadline is not None and now >= deadline:
-                    return None
-                self._look_stuck(now)
-                ends = [] if deadline is None else [deadline]
-                if self._stuck_since is not None:
-                    ends.append(self._stuck_since + self._memory_wait_s)
-                self._whole_or_over.wait(max(min(ends) - now, 0.0) if ends else None)
+            self._waiting_thread = get_ident()
+            try:
+                while not self._over():
+                    if self._whole:
+                        self._undelivered -= 1
+                        self._stuck_since = None
+                        return self._whole.popleft()
+                    now = monotonic()
+                    if deadline is not None and now >= deadline:
+                        return None
+                    self._look_stuck(now)
+                    ends = [] if deadline is None else [deadline]
+                    if self._stuck_since is not None:
+                        ends.append(self._stuck_since + self._memory_wait_s)
+                    self._whole_or_over.wait(max(min(ends) - now, 0.0) if ends else None)
+                return None
+            finally:
+                self._waiting_thread = None
+
+    @property
+    def interrupted_here(self) -> bool:
+        """Whether this thread is inside `wait_whole`, and a signal handler is asking."""
+        return self._waiting_thread == get_ident()
 
     @property
     def finished(self) -> bool:
@@ -163,6 +170,12 @@ class Schedule:
         if end == current.op.end:
             self._current = None
         return Read(current, start, end)
+
+    def _over(self) -> bool:
+        """Whether nothing more will be delivered; raises the first error."""
+        if self._error is not None:
+            raise self._error
+        return self._stopped or self._undelivered == 0
 
     def _halt(self) -> None:
         self._stopped = True
