@@ -63,7 +63,7 @@ bench: .venv/bench/.installed ## a short benchmark on this machine's disk (BENCH
 
 .PHONY: clean
 clean: ## remove all that these commands made
-	rm -rf .venv dist build benchmarks/data benchmarks/results
+	rm -rf .venv .demo dist build benchmarks/data benchmarks/results
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
