@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import gc
 import json
+import logging
 import signal
 import sys
 import threading
@@ -78,8 +79,12 @@ class Child:
 
     def read_stuck(self) -> None:
         """With a shorter patience for reads that never return, for the test's sake."""
+        logging.basicConfig()
         engine._CLOSE_WAIT_S = 1.0
-        self.read_in_with()
+        try:
+            self.read_in_with()
+        finally:
+            say("left")
 
     # End with a stream open.
 

@@ -213,8 +213,8 @@ def test_replaced_between_two_opens(disk_sample: Sample, opening: Opening, tmp_p
     write_sample(tmp_path / "new", seed=1)
 
     def replace(path: str, flags: int) -> None:
-        if path == str(disk_sample.path) and flags & os.O_DIRECT and (tmp_path / "new").exists():
-            os.replace(tmp_path / "new", path)
+        if flags & os.O_DIRECT and (tmp_path / "new").exists():
+            os.replace(tmp_path / "new", disk_sample.path)
 
     opening.action = replace
     options = slipstream.Options(strategy=Strategy.DIRECT, concurrency=4, chunk_bytes=128 << 10)

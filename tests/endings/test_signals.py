@@ -79,11 +79,17 @@ def test_ctrl_c(fuse_sample: Sample, faulty_fs: FaultyFs, strategy: Strategy, wa
 
 
 def test_ctrl_c_while_reads_hang(fuse_sample: Sample, faulty_fs: FaultyFs) -> None:
-    """Ctrl-C ends a load whose reads never return: the process waits a while, says so, and leaves them behind."""
+    """Ctrl-C ends a load whose reads do not return: it waits a while, logs that, and leaves them behind.
+
+    The process itself ends with them: the kernel keeps it as long as it is in a FUSE read.
+    """
     faulty_fs.hold_from(middle(fuse_sample))
     with start_child("read_stuck", fuse_sample.path, Strategy.BUFFERED) as child:
+        assert child.stdout is not None
         faulty_fs.wait_held(2)
         child.send_signal(signal.SIGINT)
+        assert child.stdout.readline() == '"left"\n'
+        faulty_fs.release()
         code, _, err = finish(child)
     assert code == -signal.SIGINT
     assert err.splitlines()[-1] == "KeyboardInterrupt"
