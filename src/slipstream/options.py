@@ -62,8 +62,8 @@ class Options:
 
     Attributes:
         concurrency: reads in flight. "auto" takes what suits the strategy the policy chose.
-        chunk_bytes: the largest single read, and the size up to which small neighbours are read
-            together. At least 4,096.
+        chunk_bytes: the largest single read (what is cached is mapped in larger ones), and the size up to
+            which small neighbours are read together. At least 4,096.
         memory_limit: bytes that the tensors in flight and the tensors the caller still holds may take
             together; None is no limit. A tensor larger than it is refused before any read.
         memory_wait_s: how long a stream that cannot move, because the caller holds all of

@@ -10,6 +10,8 @@ from slipstream.types import StorageFacts, Strategy, StrategyChoice, Target
 _CONCURRENCY = {Strategy.MAPPED: 4, Strategy.DIRECT: 16, Strategy.BUFFERED: 16}
 _GOOD_READ_AHEAD_BYTES = 1 << 20  # below it, mapped reading fell to half of the device's bandwidth
 _HUGE_READ_AHEAD_BYTES = 2 << 20  # what Linux reads ahead of a mapping advised with MADV_HUGEPAGE
+# What is cached is only mapped, at 100 GB/s and more: chunks for reading would cost more in Python than that.
+_CACHED_CHUNK_BYTES = 64 << 20
 _PAGE_BYTES = 4096
 
 
@@ -21,6 +23,8 @@ def choose_strategy(facts: StorageFacts, size: int, options: Options, target: Ta
         strategy, reason = Strategy(options.strategy), "asked for by the options"
     concurrency = _CONCURRENCY[strategy] if options.concurrency == "auto" else options.concurrency
     chunk_bytes = -(-options.chunk_bytes // _PAGE_BYTES) * _PAGE_BYTES
+    if strategy is Strategy.MAPPED and _is_cached(facts, size):
+        chunk_bytes = max(chunk_bytes, _CACHED_CHUNK_BYTES)
     return StrategyChoice(strategy, reason, concurrency, chunk_bytes)
 
 

@@ -54,9 +54,13 @@ class Engine:
         for op in plan.ops:
             self._unread_bytes[op.blob] += op.nbytes
         chunks = sum(-(-op.nbytes // self._chunk_bytes(op.blob)) + 1 for op in plan.ops)
-        for number in range(min(plan.concurrency, chunks)):
-            if not self._start_worker(number):
-                break
+        try:
+            for number in range(min(plan.concurrency, chunks)):
+                if not self._start_worker(number):
+                    break
+        except BaseException:  # also a KeyboardInterrupt, while a thread was starting
+            self.close()
+            raise
 
     def _start_worker(self, number: int) -> bool:
         """Starts one more worker; False where the system allows no further one, but there are some."""
@@ -66,8 +70,7 @@ class Engine:
         try:
             worker.start()
         except RuntimeError as error:
-            with self._lock:
-                self._running -= 1
+            self._leave()
             if not self._workers:
                 text = f"no thread can be started ({error}): raise the limit on processes (ulimit -u), or on memory"
                 raise SlipstreamError(text) from error
