@@ -76,9 +76,13 @@ class TensorStream:
         return self
 
     def __next__(self) -> tuple[str, Tensor]:
-        if not self._pairs or os.getpid() != self._process:
-            self._refill()
-        return self._pairs.pop()
+        if os.getpid() != self._process:
+            self._check_open()
+        while True:
+            try:
+                return self._pairs.pop()
+            except IndexError:  # all handed out, or another thread has just closed the stream
+                self._refill()
 
     def __enter__(self) -> Self:
         return self
@@ -122,7 +126,7 @@ class TensorStream:
     def _refill(self) -> None:
         """Makes the tensors of the next whole op; raises StopIteration when there is none."""
         self._raise_interruption()
-        if self._ended and not self._failed and not self._pairs:
+        if self._ended and not self._failed:
             raise StopIteration
         self._check_open()
         try:
@@ -150,10 +154,10 @@ class TensorStream:
         self.close()
 
     def _check_open(self) -> None:
-        if self._closed:
-            raise StreamClosedError("the stream is closed: iterate inside its `with` block, or open another")
         if os.getpid() != self._process:
             raise StreamClosedError("the stream belongs to the process that made it: open another after the fork")
+        if self._closed:
+            raise StreamClosedError("the stream is closed: iterate inside its `with` block, or open another")
 
     def _wait_whole(self) -> OpInFlight | None:
         schedule = self._engine.schedule

@@ -15,6 +15,7 @@ from slipstream.types import Checkpoint, ReadOp, ReadPlan, StorageFacts, Strateg
 # Every range in memory is a mapping of its own, of which Linux allows 65,530 (vm.max_map_count): a
 # checkpoint is cut into a fraction of that, however large it is.
 _MOST_OPS = 8192
+_MOST_CONCURRENCY = 64  # unmeasured: a bound for checkpoints that are spread over very many volumes
 
 
 def plan_reads(
@@ -52,9 +53,22 @@ def plan_reads(
         checkpoint=checkpoint,
         ops=tuple(order_ops(ops, facts)),
         choices=tuple(choices),
-        concurrency=max((choice.concurrency for choice in choices if choice), default=1),
+        concurrency=_concurrency(choices, facts, options),
         memory_limit=limit,
     )
+
+
+def _concurrency(
+    choices: Sequence[StrategyChoice | None], facts: Sequence[StorageFacts | None], options: Options
+) -> int:
+    """Reads in flight over all blobs: what the caller says, else what each volume can use, together."""
+    if options.concurrency != "auto":
+        return options.concurrency
+    by_volume: dict[str, int] = {}
+    for choice, fact in zip(choices, facts, strict=True):
+        if choice is not None and fact is not None:
+            by_volume[fact.volume] = max(by_volume.get(fact.volume, 0), choice.concurrency)
+    return min(max(sum(by_volume.values()), 1), _MOST_CONCURRENCY)
 
 
 def _cut_ops(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from slipstream.options import Options
 from slipstream.types import StorageFacts, Strategy, StrategyChoice, Target
 
-# Measured on a virtual disk of 2 GB/s with 2 cores (docs/performance.md): mapped reading is at the
-# device's bandwidth from 2 threads on and costs more CPU from 16 on; O_DIRECT needs 8 to 16 in flight.
-_CONCURRENCY = {Strategy.MAPPED: 4, Strategy.DIRECT: 16, Strategy.BUFFERED: 16}
+# Measured on a virtual disk of 2 GB/s with 2 cores (docs/performance.md): for mapped reading the kernel's
+# read-ahead keeps the device busy, 2 threads keep it going between chunks, and 4 begin to break its order;
+# O_DIRECT needs 8 to 16 in flight.
+_CONCURRENCY = {Strategy.MAPPED: 2, Strategy.DIRECT: 16, Strategy.BUFFERED: 16}
 _GOOD_READ_AHEAD_BYTES = 1 << 20  # below it, mapped reading fell to half of the device's bandwidth
 _HUGE_READ_AHEAD_BYTES = 2 << 20  # what Linux reads ahead of a mapping advised with MADV_HUGEPAGE
 # What is cached is only mapped, at 100 GB/s and more: chunks for reading would cost more in Python than that.
