@@ -74,7 +74,7 @@ bindfs:
 	@if ! command -v bindfs >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    printf '\n==> bindfs, for the tests on a FUSE mount\n'; \
 	    export DEBIAN_FRONTEND=noninteractive; \
-	    { apt-get install -y -qq bindfs fuse3 || { apt-get update -qq && apt-get install -y -qq bindfs fuse3; }; } \
+	    { apt-get install -y -qq bindfs || { apt-get update -qq && apt-get install -y -qq bindfs; }; } \
 	        </dev/null >/dev/null 2>&1 || echo 'not to be had here: the FUSE tests will skip'; \
 	fi
 
