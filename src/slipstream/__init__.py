@@ -8,8 +8,6 @@ with slipstream.stream("model/") as tensors:
         ...
 """
 
-import logging
-
 from slipstream.errors import (
     AccessDeniedError,
     BlobChangedError,
@@ -29,8 +27,6 @@ from slipstream.options import Options
 from slipstream.streaming import inspect, load, load_into, plan, stream
 from slipstream.tensor_stream import TensorStream
 from slipstream.types import Blob, Checkpoint, Dtype, LoadStats, Progress, ReadPlan, TensorInfo
-
-logging.getLogger("slipstream").addHandler(logging.NullHandler())  # silent unless the application logs
 
 __version__ = "0.1.0"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from slipstream.formats.checkpoint import build_checkpoint, check_index
 from slipstream.formats.safetensors import HEADER_GUESS_BYTES, Header, parse_header, parse_header_end
@@ -47,6 +46,8 @@ def _read_index(blob: Blob) -> ShardIndex:
 def _read_headers(blobs: Sequence[Blob]) -> list[Header]:
     if len(blobs) == 1:
         return [_read_header(0, blobs[0])]
+    from concurrent.futures import ThreadPoolExecutor  # here, because it costs a tenth of `import slipstream`
+
     try:
         with ThreadPoolExecutor(min(len(blobs), _HEADERS_AT_ONCE), "slipstream-headers") as pool:
             return list(pool.map(_read_header, range(len(blobs)), blobs))

@@ -7,10 +7,8 @@ readers   know the file    (mapped.py, direct.py, buffered.py)
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
-import traceback
 from collections.abc import Mapping
 from functools import partial
 
@@ -23,7 +21,6 @@ from slipstream.reading.mapped import MappedReader
 from slipstream.reading.schedule import Read, Schedule
 from slipstream.types import ReadOp, ReadPlan, Strategy
 
-_LOG = logging.getLogger("slipstream")
 # How long `close` waits for all reads that are under way. A read takes milliseconds; a network file system
 # that hangs may take for ever, and its thread (a daemon) then ends whenever the read does.
 _CLOSE_WAIT_S = 10.0
@@ -74,7 +71,7 @@ class Engine:
             if not self._workers:
                 text = f"no thread can be started ({error}): raise the limit on processes (ulimit -u), or on memory"
                 raise SlipstreamError(text) from error
-            _LOG.warning("only %d of %d reads in flight: %s", number, self._plan.concurrency, error)
+            _warn(f"only {number} of {self._plan.concurrency} reads in flight: {error}")
             return False
         self._workers.append(worker)
         return True
@@ -97,7 +94,7 @@ class Engine:
         for worker in self._workers:
             worker.join(max(deadline - time.monotonic(), 0.0))
             if worker.is_alive():
-                _LOG.warning("a read is stuck in the kernel; its thread %s ends when the read does", worker.name)
+                _warn(f"a read is stuck in the kernel; its thread {worker.name} ends when the read does")
         self._workers = [worker for worker in self._workers if worker.is_alive()]
 
     def _work(self) -> None:
@@ -107,7 +104,7 @@ class Engine:
                 try:
                     requests = self._read(read)
                 except BaseException as error:
-                    traceback.clear_frames(error.__traceback__)  # an error must not keep regions alive
+                    _clear_frames(error)  # an error must not keep regions alive
                     self.schedule.fail(error)
                 else:
                     self.schedule.finish_read(read, requests)
@@ -176,7 +173,7 @@ class Engine:
             if line in self._fallbacks:
                 return
             self._fallbacks.append(line)
-        _LOG.warning("%s", line)
+        _warn(line)
 
     def _leave(self) -> None:
         """The last worker to leave closes the files."""
@@ -191,3 +188,19 @@ class Engine:
     def _chunk_bytes(self, blob: int) -> int:
         choice = self._plan.choices[blob]
         return choice.chunk_bytes if choice else 1
+
+
+def _warn(text: str) -> None:
+    """Logs a warning as "slipstream": silent unless the application configures logging."""
+    import logging  # here and not above, because few loads need it, and it costs a tenth of `import slipstream`
+
+    logger = logging.getLogger("slipstream")
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
+    logger.warning("%s", text)
+
+
+def _clear_frames(error: BaseException) -> None:
+    import traceback  # as in _warn
+
+    traceback.clear_frames(error.__traceback__)
