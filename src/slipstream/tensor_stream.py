@@ -79,10 +79,12 @@ class TensorStream:
         if os.getpid() != self._process:
             self._check_open()
         while True:
+            if not self._pairs:
+                self._refill()
             try:
                 return self._pairs.pop()
-            except IndexError:  # all handed out, or another thread has just closed the stream
-                self._refill()
+            except IndexError:
+                pass  # another thread has just closed the stream: the next refill says so
 
     def __enter__(self) -> Self:
         return self
