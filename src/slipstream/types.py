@@ -201,12 +201,14 @@ class StrategyChoice:
         reason: one clause, e.g. "a quarter is in the page cache; the rest is read ahead by 4 threads".
         concurrency: reads in flight that suit it.
         chunk_bytes: the largest single read.
+        huge_pages: whether a mapping is advised to use huge pages, which makes the kernel read it ahead by more.
     """
 
     strategy: Strategy
     reason: str
     concurrency: int
     chunk_bytes: int
+    huge_pages: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from slipstream.reading.base import NoteFallback
 from slipstream.reading.buffers import EndLease, Region, map_region
 from slipstream.reading.file import OpenFile
 from slipstream.types import Blob, ReadOp
@@ -11,7 +10,7 @@ from slipstream.types import Blob, ReadOp
 class BufferedReader:
     """Copies through the page cache into memory of our own: preadv(2). Works everywhere."""
 
-    def __init__(self, blob: Blob, note_fallback: NoteFallback) -> None:
+    def __init__(self, blob: Blob) -> None:
         self._file = OpenFile(blob)
 
     def map_op(self, op: ReadOp, end_lease: EndLease) -> Region:

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
 from functools import partial
 
 from slipstream.errors import ReadError, SlipstreamError
-from slipstream.reading.base import BlobReader
+from slipstream.reading.base import BlobReader, NoteFallback
 from slipstream.reading.buffered import BufferedReader
 from slipstream.reading.buffers import Region, allocate_region
 from slipstream.reading.direct import DirectReader
 from slipstream.reading.mapped import MappedReader
 from slipstream.reading.schedule import Read, Schedule
-from slipstream.types import ReadOp, ReadPlan, Strategy
+from slipstream.types import Blob, ReadOp, ReadPlan, Strategy, StrategyChoice
 
 # How long `close` waits for all reads that are under way. A read takes milliseconds; a network file system
 # that hangs may take for ever, and its thread (a daemon) then ends whenever the read does.
@@ -27,11 +26,6 @@ _CLOSE_WAIT_S = 10.0
 # A process may have 65,530 mappings (vm.max_map_count). A selection with very many gaps is read into
 # memory from the heap instead, as far as malloc makes no mappings of its own for it.
 _MOST_MAPPINGS = 16_384
-_READERS: Mapping[Strategy, type[MappedReader] | type[DirectReader] | type[BufferedReader]] = {
-    Strategy.MAPPED: MappedReader,
-    Strategy.DIRECT: DirectReader,
-    Strategy.BUFFERED: BufferedReader,
-}
 
 
 class Engine:
@@ -162,7 +156,7 @@ class Engine:
                 choice = self._plan.choices[blob]
                 assert choice is not None, "an op of a blob that was not planned"
                 note = partial(self._note_fallback, blob)
-                reader = _READERS[choice.strategy](self._plan.checkpoint.blobs[blob], note)
+                reader = _open_reader(self._plan.checkpoint.blobs[blob], choice, note)
                 with self._lock:
                     self._readers[blob] = reader
             return reader
@@ -188,6 +182,16 @@ class Engine:
     def _chunk_bytes(self, blob: int) -> int:
         choice = self._plan.choices[blob]
         return choice.chunk_bytes if choice else 1
+
+
+def _open_reader(blob: Blob, choice: StrategyChoice, note_fallback: NoteFallback) -> BlobReader:
+    match choice.strategy:
+        case Strategy.MAPPED:
+            return MappedReader(blob, note_fallback, huge_pages=choice.huge_pages)
+        case Strategy.DIRECT:
+            return DirectReader(blob, note_fallback)
+        case Strategy.BUFFERED:
+            return BufferedReader(blob)
 
 
 def _warn(text: str) -> None:

@@ -20,8 +20,9 @@ class MappedReader:
     fails is an error here and not a SIGBUS in the caller.
     """
 
-    def __init__(self, blob: Blob, note_fallback: NoteFallback) -> None:
+    def __init__(self, blob: Blob, note_fallback: NoteFallback, *, huge_pages: bool) -> None:
         self._file = OpenFile(blob)
+        self._huge_pages = huge_pages
         self._note_fallback = note_fallback
 
     def map_op(self, op: ReadOp, end_lease: EndLease) -> Region:
@@ -33,7 +34,7 @@ class MappedReader:
         if op.copies:
             return map_region(op.start, op.end, None, end_lease)
         try:
-            return map_region(op.start, op.end, self._file.descriptor, end_lease)
+            return map_region(op.start, op.end, self._file.descriptor, end_lease, huge_pages=self._huge_pages)
         except OSError as error:
             self._note_fallback(f"mapping was refused ({error.strerror}): read through the page cache instead")
             return map_region(op.start, op.end, None, end_lease)

@@ -54,17 +54,18 @@ def map_memory(length: int) -> int:
     return address
 
 
-def map_file(descriptor: int, offset: int, length: int) -> int:
+def map_file(descriptor: int, offset: int, length: int, *, huge_pages: bool) -> int:
     """Maps a file's range privately, so that writing to it never reaches the file; returns its address.
 
-    The mapping needs no descriptor to live. It is advised to use huge pages, which makes Linux read
-    it ahead by 2 MiB and more (see sources/mounts.py).
+    The mapping needs no descriptor to live. Advised to use huge pages, Linux reads it ahead by 2 MiB
+    and more (see sources/mounts.py).
 
     Raises:
         OSError: the file system cannot map (ENODEV), or the limits on mappings are reached.
     """
     address = _check_address(_LIBC.mmap(None, length, _READ_WRITE, mmap.MAP_PRIVATE, descriptor, offset))
-    _LIBC.madvise(address, length, _MADV_HUGEPAGE)
+    if huge_pages:
+        _LIBC.madvise(address, length, _MADV_HUGEPAGE)
     return address
 
 
