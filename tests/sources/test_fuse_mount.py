@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,28 +11,18 @@ import slipstream
 from slipstream import Options
 from slipstream.sources.mounts import see_storage
 from slipstream.types import Strategy
+from tests.fuse.mounts import mount_bindfs
 from tests.streaming.random_checkpoints import tensor_bytes, write_flat
 
 
 @pytest.fixture
 def mounted(tmp_path: Path) -> Iterator[Path]:
     """A directory that bindfs shows through FUSE."""
-    bindfs = shutil.which("bindfs")
-    if bindfs is None or not os.path.exists("/dev/fuse"):
-        pytest.skip("bindfs and /dev/fuse are needed")
     source, mount = tmp_path / "source", tmp_path / "mount"
     source.mkdir()
     mount.mkdir()
-    started = subprocess.run(
-        [bindfs, "--no-allow-other", str(source), str(mount)], capture_output=True, text=True, check=False
-    )
-    if started.returncode:
-        pytest.skip(f"FUSE cannot be mounted here: {started.stderr.strip()}")
-    try:
+    with mount_bindfs(source, mount):
         yield mount
-    finally:
-        unmount = shutil.which("fusermount3") or shutil.which("fusermount")
-        subprocess.run([unmount, "-u", str(mount)] if unmount else ["umount", str(mount)], check=True)
 
 
 def test_fuse_is_recognised_and_read(mounted: Path) -> None:

@@ -1,0 +1,24 @@
+"""What tests of more than one folder use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from slipstream.testing.faulty_fs import FaultyFs
+from tests.fuse.mounts import mount_faulty
+
+
+@pytest.fixture(scope="session")
+def faulty_mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FaultyFs, Path]]:
+    with mount_faulty(tmp_path_factory.mktemp("fuse")) as mounted:
+        yield mounted
+
+
+@pytest.fixture
+def faulty_fs(faulty_mount: tuple[FaultyFs, Path]) -> Iterator[tuple[FaultyFs, Path]]:
+    """The faulty file system without a fault yet, and the directory behind it."""
+    yield faulty_mount
+    faulty_mount[0].reset()
