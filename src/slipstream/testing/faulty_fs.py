@@ -30,7 +30,7 @@ from typing import Any, NamedTuple, Self
 _LONGEST_HOLD_S = 60.0
 _GRACE_S = 2.0
 # More than any test holds: a held read occupies a thread of libfuse, and the kernel's quota of reads ahead.
-_MOST_HELD = 64
+_MOST_HELD = 256
 _STAT_FIELDS = "st_mode st_nlink st_uid st_gid st_size st_atime_ns st_mtime_ns st_ctime_ns".split()
 
 
