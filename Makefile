@@ -42,7 +42,7 @@ demo: .venv/demo/.installed ## stream a checkpoint from disk, beside other loade
 	@$(DEMO)/python benchmarks/demo.py
 
 .PHONY: test
-test: lint bindfs ## every check and every test, against the built wheel
+test: lint bindfs nginx azurite ## every check and every test, against the built wheel
 	$(call heading,pytest against the installed wheel)
 	@$(DEV)/python -P -c 'import slipstream; print("under test:", slipstream.__file__)'
 	@$(DEV)/python -m pytest $(PYTEST_ARGS)
@@ -76,6 +76,32 @@ bindfs:
 	    export DEBIAN_FRONTEND=noninteractive; \
 	    { apt-get install -y -qq bindfs || { apt-get update -qq && apt-get install -y -qq bindfs; }; } \
 	        </dev/null >/dev/null 2>&1 || echo 'not to be had here: the FUSE tests will skip'; \
+	fi
+
+# The tests on nginx, in the same way. Debian starts what it installs, which nobody asked for.
+.PHONY: nginx
+nginx:
+	@if ! PATH="$$PATH:/usr/sbin" command -v nginx >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    printf '\n==> nginx, for the tests on a fast range server\n'; \
+	    export DEBIAN_FRONTEND=noninteractive; \
+	    { apt-get install -y -qq nginx-light || { apt-get update -qq && apt-get install -y -qq nginx-light; }; } \
+	        </dev/null >/dev/null 2>&1 || echo 'not to be had here: the nginx tests will skip'; \
+	    { service nginx stop; update-rc.d nginx disable; } >/dev/null 2>&1 || true; \
+	fi
+
+# The tests on Azure Blob Storage want Azurite, which runs on Node.js. Without npm those tests skip and say so.
+# This is the last Azurite for Node.js 20; 3.36 wants 21.
+AZURITE := azurite@3.35.0
+.PHONY: azurite
+azurite:
+	@if command -v npm >/dev/null && [ "$$(cat .venv/node/.installed 2>/dev/null)" != '$(AZURITE)' ]; then \
+	    printf '\n==> Azurite, for the tests on Azure Blob Storage\n'; \
+	    mkdir -p .venv/node; \
+	    if npm install --prefix .venv/node $(AZURITE) --no-fund --no-audit </dev/null >/dev/null 2>&1; then \
+	        echo '$(AZURITE)' >.venv/node/.installed; \
+	    else \
+	        echo 'not to be had here: the Azure tests will skip'; \
+	    fi; \
 	fi
 
 dist/.built: pyproject.toml $(wildcard README.md LICENSE) $(SOURCES)

@@ -9,6 +9,13 @@ import pytest
 
 from slipstream.testing.faulty_fs import FaultyFs
 from tests.fuse.mounts import mount_faulty
+from tests.server_fixtures import authority as authority
+from tests.server_fixtures import azurite as azurite
+from tests.server_fixtures import bare_environment as bare_environment
+from tests.server_fixtures import fake_gcs as fake_gcs
+from tests.server_fixtures import nginx as nginx
+from tests.server_fixtures import seaweedfs as seaweedfs
+from tests.server_fixtures import seaweedfs_tls as seaweedfs_tls
 
 
 @pytest.fixture(scope="session")
