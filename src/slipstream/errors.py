@@ -14,7 +14,14 @@ class SlipstreamError(Exception):
         offset: absolute byte offset in the blob where it went wrong, or None.
         length: how many bytes from `offset` on were concerned, or None.
         attempts: how often it was tried.
+        endpoint: the server that was asked, without credentials, or None.
+        status: of its HTTP answer, or None.
+        code: the store's own, e.g. "NoSuchKey", or None.
     """
+
+    endpoint: str | None = None
+    status: int | None = None
+    code: str | None = None
 
     def __init__(
         self,

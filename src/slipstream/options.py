@@ -13,10 +13,12 @@ from threading import TIMEOUT_MAX
 from typing import Any, Literal, cast
 
 from slipstream.errors import UsageError
-from slipstream.types import Strategy
+from slipstream.types import FILE_STRATEGIES, Strategy
 
 _PREFIX = "SLIPSTREAM_"
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+_SWITCHES = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
 def parse_bytes(text: str) -> int:
@@ -41,6 +43,17 @@ def _parse_limit(text: str) -> int | None:
     return None if text.strip().lower() in ("", "none") else parse_bytes(text)
 
 
+def _parse_seconds(text: str) -> float | None:
+    return None if text.strip().lower() in ("", "none") else float(text)
+
+
+def _parse_switch(text: str) -> bool:
+    word = text.strip().lower()
+    if word not in _SWITCHES:
+        raise UsageError(f'"{text}" is neither on nor off; write one of {", ".join(_SWITCHES)}')
+    return _SWITCHES[word]
+
+
 def _setting(name: str, parse: Callable[[str], object], default: object) -> Callable[[], Any]:
     """What makes a setting that was not given: the environment's word, at the time an Options is made."""
 
@@ -61,14 +74,24 @@ class Options:
     """How to read. Checked when made; frozen; safe to share between threads.
 
     Attributes:
-        concurrency: reads in flight. "auto" takes what suits the strategy the policy chose.
+        concurrency: reads in flight. "auto" takes what suits the strategy the policy chose; for object stores and
+            HTTP it is found out while the load runs. A number is obeyed exactly.
         chunk_bytes: the largest single read (what is cached is mapped in larger ones), and the size up to
             which small neighbours are read together. At least 4,096.
         memory_limit: bytes that the tensors in flight and the tensors the caller still holds may take
             together; None is no limit. A tensor larger than it is refused before any read.
         memory_wait_s: how long a stream that cannot move, because the caller holds all of
             `memory_limit`, waits for another thread to drop tensors before it raises.
-        strategy: "auto" lets the policy decide for each file; a name forces one.
+        strategy: "auto" lets the policy decide for each local file; a name forces one.
+        attempts: how often a range is asked for in a row, without a byte of it coming, before the load fails. Object
+            stores and HTTP, as all that follow.
+        retries: how many failed requests a load may heal in all. Every four requests that succeed earn one more.
+        deadline_s: seconds for the whole load; None is no limit.
+        connect_timeout_s: seconds for TCP and TLS.
+        first_byte_timeout_s: seconds from a request to the head of its answer.
+        stall_timeout_s: seconds without a byte (or with hardly any) after which a connection counts as lost.
+        hedge: whether a range that takes far longer than its peers is asked for a second time.
+        bandwidth_limit: bytes per second over all connections; None is no limit.
 
     Raises:
         UsageError: a value that cannot work, or an unknown `SLIPSTREAM_` variable in the environment.
@@ -84,6 +107,17 @@ class Options:
     strategy: Strategy | Literal["auto", "mapped", "direct", "buffered"] = field(
         default_factory=_setting("strategy", str, "auto")
     )
+    # Six attempts pause for 0.8 to 3.1 s in all: longer than a store's hiccup, shorter than a person's patience.
+    attempts: int = field(default_factory=_setting("attempts", int, 6))
+    # A load of 5.6 GB makes 700 requests: one in seven may fail at first, and with what they earn two in five.
+    retries: int = field(default_factory=_setting("retries", int, 100))
+    deadline_s: float | None = field(default_factory=_setting("deadline_s", _parse_seconds, None))
+    # Unmeasured, as the next two: round trips take up to 0.3 s, stores answer in 0.2 s and rarely in 2 s.
+    connect_timeout_s: float = field(default_factory=_setting("connect_timeout_s", float, 5.0))
+    first_byte_timeout_s: float = field(default_factory=_setting("first_byte_timeout_s", float, 15.0))
+    stall_timeout_s: float = field(default_factory=_setting("stall_timeout_s", float, 10.0))
+    hedge: bool = field(default_factory=_setting("hedge", _parse_switch, True))
+    bandwidth_limit: int | None = field(default_factory=_setting("bandwidth_limit", _parse_limit, None))
 
     def __post_init__(self) -> None:
         _refuse_unknown_variables()
@@ -95,12 +129,29 @@ class Options:
             raise UsageError(f"memory_limit is {self.memory_limit!r}; it is a number of bytes above 0, or None")
         if not (_is_number(self.memory_wait_s) and 0 <= self.memory_wait_s <= TIMEOUT_MAX):
             raise UsageError(f"memory_wait_s is {self.memory_wait_s!r}; it is a number of seconds, 0 or more")
+        self._check_network()
         if self.strategy != "auto":
-            try:
-                object.__setattr__(self, "strategy", Strategy(self.strategy))
-            except ValueError:
-                names = ", ".join(f'"{name}"' for name in ("auto", *Strategy))
-                raise UsageError(f"strategy is {self.strategy!r}; it is one of {names}") from None
+            if self.strategy not in FILE_STRATEGIES:
+                names = ", ".join(f'"{name}"' for name in ("auto", *FILE_STRATEGIES))
+                raise UsageError(f"strategy is {self.strategy!r}; it is one of {names}")
+            object.__setattr__(self, "strategy", Strategy(self.strategy))
+
+    def _check_network(self) -> None:
+        if not (_is_int(self.attempts) and 1 <= self.attempts <= 100):
+            raise UsageError(f"attempts is {self.attempts!r}; it is a whole number from 1 to 100")
+        if not (_is_int(self.retries) and self.retries >= 0):
+            raise UsageError(f"retries is {self.retries!r}; it is a whole number, 0 or more")
+        for name in ("deadline_s", "connect_timeout_s", "first_byte_timeout_s", "stall_timeout_s"):
+            seconds = getattr(self, name)
+            if name == "deadline_s" and seconds is None:
+                continue
+            if not (_is_number(seconds) and 0 < seconds <= TIMEOUT_MAX):
+                raise UsageError(f"{name} is {seconds!r}; it is a number of seconds above 0")
+        if not isinstance(self.hedge, bool):
+            raise UsageError(f"hedge is {self.hedge!r}; it is True or False")
+        limit = self.bandwidth_limit
+        if limit is not None and not (_is_int(limit) and limit >= 1024):
+            raise UsageError(f"bandwidth_limit is {limit!r}; it is bytes per second, at least 1,024, or None")
 
 
 def _is_int(value: object) -> bool:
