@@ -10,7 +10,7 @@ import pytest
 import slipstream
 from slipstream import Options
 from slipstream.sources.mounts import see_storage
-from slipstream.types import Strategy
+from slipstream.types import FILE_STRATEGIES, Strategy
 from tests.fuse.mounts import mount_bindfs
 from tests.streaming.random_checkpoints import tensor_bytes, write_flat
 
@@ -39,7 +39,7 @@ def test_fuse_is_recognised_and_read(mounted: Path) -> None:
     assert {name: tensor_bytes(tensor) for name, tensor in found.items()} == written
 
 
-@pytest.mark.parametrize("strategy", list(Strategy))
+@pytest.mark.parametrize("strategy", FILE_STRATEGIES)
 def test_forced_strategies_on_fuse(strategy: Strategy, mounted: Path) -> None:
     """Each strategy that is forced on FUSE delivers the right bytes, by a fallback where it is refused."""
     written = write_flat(mounted / "a.safetensors", {f"t{number}": 70_001 for number in range(20)})

@@ -1,17 +1,18 @@
-"""The seam between slipstream and a place where blobs are stored."""
+"""The seams between slipstream and a place where blobs are stored."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from slipstream.transport.access import BlobAccess
 from slipstream.types import Blob, Listing, StorageFacts
 
 
 class Source(Protocol):
-    """A kind of storage. Stateless and safe to use from several threads at once."""
+    """A kind of storage, for one call. Safe to use from several threads at once."""
 
     def list_blobs(self, uri: str) -> Listing:
-        """Finds what a URI stands for: a blob, a directory or a glob.
+        """Finds what a URI stands for: a blob, a directory or prefix, or a glob.
 
         Raises:
             BlobNotFoundError: there is no such thing, or nothing in it that slipstream reads.
@@ -37,4 +38,21 @@ class Source(Protocol):
 
     def see_facts(self, blob: Blob) -> StorageFacts:
         """Looks at the blob's storage without reading from it."""
+        ...
+
+
+@runtime_checkable
+class RemoteSource(Source, Protocol):
+    """A source whose blobs are read over HTTP."""
+
+    def access(self, blob: Blob) -> BlobAccess:
+        """What the blob's bytes are asked for with. Makes no request."""
+        ...
+
+    def read_range_by_store(self, blob: Blob, start: int, end: int) -> bytes:
+        """Reads `[start, end)` by the store's own client: the last resort, where `access` cannot grant a plain request.
+
+        Raises:
+            SlipstreamError: there is no such client, or the store failed.
+        """
         ...

@@ -9,10 +9,8 @@ import stat
 
 from slipstream.errors import AccessDeniedError, BlobNotFoundError, ReadError, UsageError
 from slipstream.sources.mounts import see_storage
+from slipstream.sources.shard_names import SUFFIX, choose_index, is_index
 from slipstream.types import Blob, Listing, StorageFacts
-
-_SUFFIX = ".safetensors"
-_PREFERRED_INDEX = "model.safetensors.index.json"  # the name transformers looks for first
 
 
 class FileSource:
@@ -25,7 +23,7 @@ class FileSource:
             return _list_directory(uri, path)
         if not os.path.lexists(path) and glob.has_magic(path):
             return _list_glob(uri, path)
-        if _is_index(path):
+        if is_index(path):
             return Listing(uri, (), stat_blob(path))
         return Listing(uri, (stat_blob(path),))
 
@@ -121,23 +119,14 @@ def _list_directory(uri: str, path: str) -> Listing:
         names = sorted(os.listdir(path))
     except OSError as error:
         raise explain_os_error(error, path) from error
-    indexes = [name for name in names if _is_index(name)]
-    if _PREFERRED_INDEX in indexes:
-        indexes = [_PREFERRED_INDEX]
-    if len(indexes) > 1:
-        raise UsageError(f"{path} has several shard indexes, {', '.join(indexes)}: give one of these files", uri=uri)
-    if indexes:
-        return Listing(uri, (), stat_blob(os.path.join(path, indexes[0])))
-    shards = [name for name in names if name.endswith(_SUFFIX)]
+    index = choose_index(names, uri)
+    if index is not None:
+        return Listing(uri, (), stat_blob(os.path.join(path, index)))
+    shards = [name for name in names if name.endswith(SUFFIX)]
     if not shards:
         found = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-        raise BlobNotFoundError(f"{path} has no *{_SUFFIX} file; it holds {found or 'nothing'}", uri=uri)
+        raise BlobNotFoundError(f"{path} has no *{SUFFIX} file; it holds {found or 'nothing'}", uri=uri)
     return Listing(uri, tuple(stat_blob(os.path.join(path, name)) for name in shards))
-
-
-def _is_index(name: str) -> bool:
-    """Whether this is a shard index; those of pickled shards lie beside safetensors in many repositories."""
-    return name.endswith(".index.json") and not name.endswith(".bin.index.json")
 
 
 def _hub_snapshot(path: str) -> str:
@@ -160,7 +149,7 @@ def _hub_snapshot(path: str) -> str:
 def _list_glob(uri: str, pattern: str) -> Listing:
     """Of the files that match, those with the usual suffix; where none has it, all."""
     paths = sorted(path for path in glob.glob(pattern, recursive=True) if not os.path.isdir(path))
-    paths = [path for path in paths if path.endswith(_SUFFIX)] or paths
+    paths = [path for path in paths if path.endswith(SUFFIX)] or paths
     if not paths:
         raise BlobNotFoundError(f"nothing matches {pattern}: check the pattern", uri=uri)
     return Listing(uri, tuple(stat_blob(path) for path in paths))

@@ -7,14 +7,15 @@ from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 from slipstream.errors import UsageError
-from slipstream.sources.registry import find_source
+from slipstream.sources.concurrently import map_concurrently
+from slipstream.sources.registry import Sources
 from slipstream.types import Listing
 
 Uri: TypeAlias = str | os.PathLike[str]
 
 
-def locate_checkpoint(uri: Uri | Sequence[Uri]) -> tuple[Listing, ...]:
-    """Lists every URI of a call, in order; a URI given twice is listed once.
+def locate_checkpoint(uri: Uri | Sequence[Uri], sources: Sources) -> tuple[Listing, ...]:
+    """Lists every URI of a call, in order; a URI given twice is listed once, and all of them at once.
 
     Raises:
         UsageError: nothing was given, or something that is neither text nor a path.
@@ -23,7 +24,9 @@ def locate_checkpoint(uri: Uri | Sequence[Uri]) -> tuple[Listing, ...]:
     uris = list(uri) if isinstance(uri, Iterable) and not isinstance(uri, str | bytes | os.PathLike) else [uri]
     if not uris:
         raise UsageError("no URI was given: the list is empty")
-    return tuple(find_source(text).list_blobs(text) for text in dict.fromkeys(map(_as_text, uris)))
+    return tuple(
+        map_concurrently(lambda text: sources.find(text).list_blobs(text), [*dict.fromkeys(map(_as_text, uris))])
+    )
 
 
 def _as_text(uri: object) -> str:

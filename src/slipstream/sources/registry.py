@@ -1,34 +1,109 @@
-"""Which source serves which URI scheme. A new storage is one line here."""
+"""Which source serves which URI. A new storage is one line here."""
 
 from __future__ import annotations
 
 import re
-from functools import cache
+from collections.abc import Mapping
+from functools import cached_property
+from threading import RLock
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 from slipstream.errors import UsageError
+from slipstream.options import Options
 from slipstream.sources.base import Source
 from slipstream.sources.file import FileSource
+from slipstream.transport.access import StoreKind
 
-_SOURCES: dict[str, type[Source]] = {"file": FileSource}
+if TYPE_CHECKING:
+    from slipstream.transport.client import RangeClient
+
+StorageOptionsGiven: TypeAlias = Mapping[str, object]
+"""What a caller says about how object stores are reached."""
+
+_KINDS: dict[str, StoreKind | None] = {
+    "file": None,
+    "s3": "s3",
+    "s3a": "s3",
+    "gs": "gs",
+    "gcs": "gs",
+    "az": "az",
+    "abfs": "az",
+    "abfss": "az",
+    "http": "http",
+    "https": "http",
+}
 
 
-def find_source(uri: str) -> Source:
-    """The source for a URI; what has no scheme is a path.
+class Sources:
+    """The sources of one call, with the options and the connections they share.
 
-    Raises:
-        UsageError: no source serves the scheme.
+    A context manager whose exit closes the connections. Safe to use from several threads.
     """
-    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", uri)
-    scheme = match[1].lower() if match else "file"
-    if scheme not in _SOURCES:
-        raise UsageError(
-            f'no source for "{scheme}://" in this version of slipstream; it reads paths and '
-            f"{', '.join(_SOURCES)}:// URIs",
-            uri=uri,
-        )
-    return _source(scheme)
 
+    def __init__(self, storage_options: StorageOptionsGiven | None = None, options: Options | None = None) -> None:
+        """
+        Args:
+            storage_options: how object stores are reached; see `stream`. Checked when the first of them is used.
+            options: timeouts, retries and the like.
+        """
+        self._storage_options = storage_options
+        self._options = options
+        self._lock = RLock()
+        self._file = FileSource()
+        self._sources: dict[StoreKind, Source] = {}
 
-@cache
-def _source(scheme: str) -> Source:
-    return _SOURCES[scheme]()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def find(self, uri: str) -> Source:
+        """The source for a URI; what has no scheme is a path.
+
+        Raises:
+            UsageError: no source serves the scheme, or the storage options are wrong.
+        """
+        match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", uri)
+        scheme = match[1].lower() if match else "file"
+        if scheme not in _KINDS:
+            raise UsageError(
+                f'no source for "{scheme}://"; slipstream reads paths and {", ".join(_KINDS)}:// URIs', uri=uri
+            )
+        kind = _KINDS[scheme]
+        if kind is None:
+            return self._file
+        if scheme == "https" and "?" not in uri:
+            from slipstream.sources.locations import is_blob_url
+
+            kind = "az" if is_blob_url(uri) else kind
+        with self._lock:
+            return self._sources.get(kind) or self._sources.setdefault(kind, self._open(kind))
+
+    @cached_property
+    def client(self) -> RangeClient:
+        """What reads over HTTP."""
+        from slipstream.transport.client import RangeClient  # here, because sockets and TLS cost as much as the rest
+
+        return RangeClient(self._options or Options())
+
+    @property
+    def network_used(self) -> bool:
+        """Whether a source behind HTTP has been asked for."""
+        return bool(self._sources)
+
+    def close(self) -> None:
+        """Closes idle connections; those in use are closed when their range ends. Safe to call again."""
+        if self.network_used:
+            self.client.close()
+
+    def _open(self, kind: StoreKind) -> Source:
+        from slipstream.sources.http import HttpSource  # here, because local loads need nothing of it
+        from slipstream.sources.object_store import ObjectStoreSource
+        from slipstream.sources.storage_options import parse_storage_options
+
+        options = parse_storage_options(self._storage_options, kind)
+        return HttpSource(options, self.client) if kind == "http" else ObjectStoreSource(kind, options, self.client)
