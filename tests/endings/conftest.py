@@ -12,7 +12,7 @@ import pytest
 
 import slipstream
 from slipstream.testing.faulty_fs import FaultyFs
-from slipstream.types import Strategy
+from slipstream.types import FILE_STRATEGIES, Strategy
 from tests.endings.leaks import Footprint, see_footprint, wait_nothing_left
 from tests.endings.sample import write_sample
 from tests.fuse.mounts import mount_faulty
@@ -68,7 +68,7 @@ def sample(request: pytest.FixtureRequest) -> Sample:
     return found
 
 
-@pytest.fixture(params=list(Strategy))
+@pytest.fixture(params=FILE_STRATEGIES)
 def strategy(request: pytest.FixtureRequest) -> Strategy:
     """Each of the strategies."""
     found: Strategy = request.param

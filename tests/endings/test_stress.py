@@ -13,7 +13,7 @@ import pytest
 
 import slipstream
 from slipstream.testing.checkpoints import write_safetensors
-from slipstream.types import Strategy
+from slipstream.types import FILE_STRATEGIES
 from tests.endings.leaks import see_footprint, wait_nothing_left
 from tests.endings.sample import evict
 
@@ -40,7 +40,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, by
 
 def draw_options(draw: random.Random) -> slipstream.Options:
     return slipstream.Options(
-        strategy=draw.choice(["auto", *Strategy]),
+        strategy=draw.choice(["auto", *FILE_STRATEGIES]),
         concurrency=draw.choice(["auto", 1, 2, 5]),
         chunk_bytes=draw.choice([4096, 10_000, 1 << 16, 1 << 20]),
         memory_limit=draw.choice([None, None, LARGEST, 3 * LARGEST]),

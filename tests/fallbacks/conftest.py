@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from slipstream.types import Strategy
+from slipstream.types import FILE_STRATEGIES, Strategy
 from tests.endings.sample import write_sample
 
 
-@pytest.fixture(params=list(Strategy))
+@pytest.fixture(params=FILE_STRATEGIES)
 def strategy(request: pytest.FixtureRequest) -> Strategy:
     """Each of the strategies."""
     found: Strategy = request.param

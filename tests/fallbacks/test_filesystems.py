@@ -14,7 +14,7 @@ import pytest
 import slipstream
 from slipstream.options import make_options
 from slipstream.testing.faulty_fs import FaultyFs
-from slipstream.types import Strategy
+from slipstream.types import FILE_STRATEGIES, Strategy
 from tests.endings.leaks import see_footprint, wait_nothing_left
 from tests.endings.sample import as_bytes, write_sample
 from tests.fuse.mounts import mount_bindfs, mount_in_memory
@@ -55,7 +55,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str,
             yield request.param, read, read
 
 
-@pytest.mark.parametrize("name", ["auto", *Strategy])
+@pytest.mark.parametrize("name", ["auto", *FILE_STRATEGIES])
 def test_forced(place: tuple[str, Path, Path], name: str, caplog: pytest.LogCaptureFixture) -> None:
     """The strategy that is asked for delivers every byte, and what was refused is told once, in stats and log."""
     filesystem, written, read = place

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from slipstream.types import Strategy
+from slipstream.types import FILE_STRATEGIES, Strategy
 from tests.endings.sample import write_sample
 from tests.fallbacks import seccomp
 from tests.fallbacks.refused_load import Outcome, digest, run_refused
@@ -106,7 +106,7 @@ def test_no_reads_without_waiting(checkpoint: Checkpoint) -> None:
     assert_told_once(outcome, path, "RWF_NOWAIT was refused", "Operation not supported", "from the device")
 
 
-@pytest.mark.parametrize("name", ["auto", *Strategy])
+@pytest.mark.parametrize("name", ["auto", *FILE_STRATEGIES])
 def test_no_cachestat(checkpoint: Checkpoint, name: str) -> None:
     """Linux before 6.5 has no cachestat: mincore answers in its place, the same."""
     path, contents = checkpoint
@@ -118,7 +118,7 @@ def test_no_cachestat(checkpoint: Checkpoint, name: str) -> None:
         assert outcome.reasons[0].startswith("all of it is in the page cache")
 
 
-@pytest.mark.parametrize("name", ["auto", *Strategy])
+@pytest.mark.parametrize("name", ["auto", *FILE_STRATEGIES])
 def test_blind_to_the_page_cache(checkpoint: Checkpoint, name: str) -> None:
     """Where nothing tells what is cached, all is read as if nothing were, and the reason says so."""
     path, contents = checkpoint
@@ -129,7 +129,7 @@ def test_blind_to_the_page_cache(checkpoint: Checkpoint, name: str) -> None:
         assert "the page cache cannot be looked into" in outcome.reasons[0]
 
 
-@pytest.mark.parametrize("name", ["auto", *Strategy])
+@pytest.mark.parametrize("name", ["auto", *FILE_STRATEGIES])
 def test_everything_refused(checkpoint: Checkpoint, name: str) -> None:
     """With all of these refused at once every strategy still loads, by plain reads."""
     path, contents = checkpoint

@@ -16,7 +16,7 @@ import slipstream
 from slipstream.sources.mounts import see_storage
 from slipstream.testing.checkpoints import write_safetensors
 from slipstream.testing.faulty_fs import FaultyFs, HeldRead
-from slipstream.types import Strategy
+from slipstream.types import FILE_STRATEGIES, Strategy
 from tests.endings.sample import as_bytes, write_sample
 
 MIB = 1 << 20
@@ -69,7 +69,7 @@ def test_auto(bindfs_checkpoint: tuple[Path, dict[str, bytes]]) -> None:
     assert tensors.stats().fallbacks == ()
 
 
-@pytest.mark.parametrize("strategy", list(Strategy))
+@pytest.mark.parametrize("strategy", FILE_STRATEGIES)
 def test_forced(bindfs_checkpoint: tuple[Path, dict[str, bytes]], strategy: Strategy) -> None:
     """Each strategy works there when it is forced, cold and again with what the first load has left cached."""
     path, contents = bindfs_checkpoint
@@ -80,7 +80,7 @@ def test_forced(bindfs_checkpoint: tuple[Path, dict[str, bytes]], strategy: Stra
         assert tensors.stats().files[0].strategy is strategy
 
 
-@pytest.mark.parametrize("strategy", list(Strategy))
+@pytest.mark.parametrize("strategy", FILE_STRATEGIES)
 def test_writing_to_a_tensor(bindfs_checkpoint: tuple[Path, dict[str, bytes]], strategy: Strategy) -> None:
     """Tensors from there are the caller's: writing to them changes neither the file nor what is loaded next."""
     path, contents = bindfs_checkpoint
@@ -92,7 +92,7 @@ def test_writing_to_a_tensor(bindfs_checkpoint: tuple[Path, dict[str, bytes]], s
     assert as_bytes(slipstream.load(path, framework="numpy", options=options).items()) == contents
 
 
-@pytest.mark.parametrize("strategy", ["auto", *Strategy])
+@pytest.mark.parametrize("strategy", ["auto", *FILE_STRATEGIES])
 def test_reads_are_in_flight_together(faulty_fs: tuple[FaultyFs, Path], strategy: Strategy) -> None:
     """Eight reads of eight chunks reach the file system before any of them is answered: they are in parallel."""
     faulty, source = faulty_fs

@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 import slipstream
 from slipstream import Dtype, Options
 from slipstream.testing.checkpoints import write_safetensors
-from slipstream.types import Strategy
+from slipstream.types import FILE_STRATEGIES, Strategy
 from tests.streaming.random_checkpoints import make_bytes, tensor_bytes, write_flat
 
-STRATEGIES = list(Strategy)
+STRATEGIES = FILE_STRATEGIES
 
 
 @st.composite

@@ -13,10 +13,10 @@ import pytest
 import slipstream
 from slipstream import Dtype, MemoryLimitError, Options, Progress, StreamClosedError
 from slipstream.testing.checkpoints import write_safetensors
-from slipstream.types import Strategy
+from slipstream.types import FILE_STRATEGIES, Strategy
 from tests.streaming.random_checkpoints import make_bytes, tensor_bytes, write_flat
 
-STRATEGIES = list(Strategy)
+STRATEGIES = FILE_STRATEGIES
 TENSOR_BYTES = 20_000
 COUNT = 20
 HANG_S = 60.0

@@ -11,7 +11,7 @@ import pytest
 
 import slipstream
 from slipstream import Options
-from slipstream.types import Strategy
+from slipstream.types import FILE_STRATEGIES, Strategy
 from tests.streaming.random_checkpoints import write_flat
 
 MIB = 1 << 20
@@ -52,7 +52,7 @@ def test_mappings_live_as_long_as_their_tensors(framework: Any, tmp_path: Path) 
     assert mapped_bytes(path) == 0
 
 
-@pytest.mark.parametrize("strategy", list(Strategy))
+@pytest.mark.parametrize("strategy", FILE_STRATEGIES)
 def test_nothing_stays_after_an_abandoned_stream(strategy: Strategy, tmp_path: Path) -> None:
     """A stream that is left half-way gives back all that it had read and not delivered."""
     path = (tmp_path / "a.safetensors").resolve()
@@ -86,7 +86,7 @@ def test_read_memory_returns(strategy: Strategy, framework: Any, tmp_path: Path)
 
 
 @pytest.mark.parametrize("odd_bytes", [0, 1])
-@pytest.mark.parametrize("strategy", list(Strategy))
+@pytest.mark.parametrize("strategy", FILE_STRATEGIES)
 def test_real_memory_keeps_the_limit(strategy: Strategy, odd_bytes: int, tmp_path: Path) -> None:
     """Under a limit, a caller that drops each tensor never has much more real memory in use than the limit."""
     path = (tmp_path / "a.safetensors").resolve()

@@ -8,7 +8,7 @@ import pytest
 
 from slipstream import Options
 from slipstream.planning.policy import choose_strategy
-from slipstream.types import StorageFacts, Strategy, Target
+from slipstream.types import FILE_STRATEGIES, StorageFacts, Strategy, Target
 from tests.planning.plans import MIB, make_facts
 
 SIZE = 100 * MIB
@@ -73,7 +73,7 @@ def test_reasons_claim_nothing_that_is_not_known(facts: StorageFacts) -> None:
 
 @pytest.mark.parametrize("facts", [NFS, TMPFS, CACHED, COLD_SMALL_READ_AHEAD, NO_MEMORY])
 @pytest.mark.parametrize("target", list(Target))
-@pytest.mark.parametrize("strategy", list(Strategy))
+@pytest.mark.parametrize("strategy", FILE_STRATEGIES)
 def test_forced(strategy: Strategy, target: Target, facts: StorageFacts) -> None:
     """A strategy that the options name is taken whatever the facts are, and the reason says who asked."""
     choice = choose_strategy(facts, SIZE, Options(strategy=strategy), target)
@@ -98,11 +98,11 @@ def test_chunks_are_whole_pages(asked: int, used: int) -> None:
 def test_empty_file(target: Target) -> None:
     """A file without bytes gets a strategy and a reason like any other."""
     choice = choose_strategy(make_facts(), 0, Options(), target)
-    assert choice.strategy in list(Strategy)
+    assert choice.strategy in FILE_STRATEGIES
     assert choice.reason
 
 
-@pytest.mark.parametrize("strategy", ["auto", *Strategy])
+@pytest.mark.parametrize("strategy", ["auto", *FILE_STRATEGIES])
 def test_options_of_text(strategy: str) -> None:
     """The names of strategies may be given as text."""
-    assert choose_strategy(CACHED, SIZE, Options(strategy=cast(Any, strategy)), HOST).strategy in list(Strategy)
+    assert choose_strategy(CACHED, SIZE, Options(strategy=cast(Any, strategy)), HOST).strategy in FILE_STRATEGIES

@@ -16,6 +16,8 @@ from slipstream.types import Checkpoint, ReadOp, ReadPlan, StorageFacts, Strateg
 # checkpoint is cut into a fraction of that, however large it is.
 _MOST_OPS = 8192
 _MOST_CONCURRENCY = 64  # unmeasured: a bound for checkpoints that are spread over very many volumes
+# Of connections: 128 at 90 MB/s are 11.5 GB/s, more than one process receives. A bound on sockets and threads.
+_MOST_CONNECTIONS = 128
 
 
 def plan_reads(
@@ -49,11 +51,15 @@ def plan_reads(
             limit = None  # all of it together fits
         else:
             ops = _cut_ops(checkpoint, selected, options.chunk_bytes, limit)
+    concurrency = _concurrency(choices, facts, options)
+    over_http = any(fact is not None and fact.over_http for fact in facts)
+    most = _MOST_CONNECTIONS if over_http and options.concurrency == "auto" else 1
     return ReadPlan(
         checkpoint=checkpoint,
         ops=tuple(order_ops(ops, facts)),
         choices=tuple(choices),
-        concurrency=_concurrency(choices, facts, options),
+        concurrency=concurrency,
+        most_concurrency=max(concurrency, most),
         memory_limit=limit,
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
 from slipstream.reading.buffers import EndLease, Region
+from slipstream.transport.transfer import Transfer
 from slipstream.types import ReadOp
 
 NoteFallback: TypeAlias = Callable[[str], None]
@@ -23,13 +24,18 @@ class BlobReader(Protocol):
         """
         ...
 
-    def read(self, region: Region, start: int, end: int) -> int:
+    def read(self, region: Region, start: int, end: int, transfer: Transfer) -> int:
         """Makes the bytes `[start, end)` of the blob stand in the region; returns how many requests that took.
 
-        `start` is the op's own start or a multiple of the page size.
+        Args:
+            region: of the op.
+            start: the op's own start or a multiple of the page size; where a range is read a second time, anywhere.
+            end: behind the last byte.
+            transfer: of this range. Reads that can be stopped obey it; reads of files cannot.
 
         Raises:
             ReadError: with uri, offset and length.
+            TransferStopped: the transfer was stopped.
         """
         ...
 

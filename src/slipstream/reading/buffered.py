@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from slipstream.reading.buffers import EndLease, Region, map_region
 from slipstream.reading.file import OpenFile
+from slipstream.transport.transfer import Transfer
 from slipstream.types import Blob, ReadOp
 
 
@@ -17,7 +18,7 @@ class BufferedReader:
         """See BlobReader."""
         return map_region(op.start, op.end, None, end_lease)
 
-    def read(self, region: Region, start: int, end: int) -> int:
+    def read(self, region: Region, start: int, end: int, transfer: Transfer) -> int:
         """See BlobReader."""
         return self._file.read_buffered(region, start, end)
 

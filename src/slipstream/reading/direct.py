@@ -11,6 +11,7 @@ from slipstream.reading.buffers import EndLease, Region, map_region
 from slipstream.reading.file import OpenFile
 from slipstream.reading.memory import PAGE_BYTES
 from slipstream.sources.page_cache import count_cached_bytes
+from slipstream.transport.transfer import Transfer
 from slipstream.types import Blob, ReadOp
 
 _REFUSALS = frozenset((errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS))
@@ -39,7 +40,7 @@ class DirectReader:
         """See BlobReader."""
         return map_region(op.start, op.end, None, end_lease)
 
-    def read(self, region: Region, start: int, end: int) -> int:
+    def read(self, region: Region, start: int, end: int, transfer: Transfer) -> int:
         """See BlobReader."""
         if not region.pages or not self._bypasses:
             return self._file.read_buffered(region, start, end)

@@ -2,7 +2,7 @@
 
 Schedule  decides          (schedule.py)
 workers   read             (this file; one thread each, all equal, from one shared schedule)
-readers   know the file    (mapped.py, direct.py, buffered.py)
+readers   know the storage (mapped.py, direct.py, buffered.py, ranged.py)
 """
 
 from __future__ import annotations
@@ -12,12 +12,16 @@ import time
 from functools import partial
 
 from slipstream.errors import ReadError, SlipstreamError
+from slipstream.options import Options
 from slipstream.reading.base import BlobReader, NoteFallback
 from slipstream.reading.buffered import BufferedReader
 from slipstream.reading.buffers import Region, allocate_region
 from slipstream.reading.direct import DirectReader
 from slipstream.reading.mapped import MappedReader
 from slipstream.reading.schedule import Read, Schedule
+from slipstream.sources.base import RemoteSource
+from slipstream.sources.registry import Sources
+from slipstream.transport.transfer import TransferStopped
 from slipstream.types import Blob, ReadOp, ReadPlan, Strategy, StrategyChoice
 
 # How long `close` waits for all reads that are under way. A read takes milliseconds; a network file system
@@ -31,30 +35,39 @@ _MOST_MAPPINGS = 16_384
 class Engine:
     """One load's workers and open files. Made running; `close` ends it; at most one caller's thread."""
 
-    def __init__(self, plan: ReadPlan, memory_wait_s: float) -> None:
+    def __init__(self, plan: ReadPlan, options: Options, sources: Sources) -> None:
+        """Takes the sources over, and closes them in the end."""
         self._plan = plan
-        self.schedule = Schedule(plan, memory_wait_s)
+        self._sources = sources
+        self.schedule = Schedule(plan, options.memory_wait_s, hedge=options.hedge and sources.network_used)
         self._maps_too_many = len(plan.ops) > _MOST_MAPPINGS
         self._lock = threading.Lock()  # guards the fields below; never held during I/O or with another lock
         self._readers: dict[int, BlobReader] = {}
         self._fallbacks: list[str] = []
         self._workers: list[threading.Thread] = []
         self._running = 0
+        self._growing = threading.Lock()  # guards the start of further workers, and `_closing`
+        self._closing = False
         self._opening = [threading.Lock() for _ in plan.checkpoint.blobs]
         self._unread_bytes = [0] * len(plan.checkpoint.blobs)
         for op in plan.ops:
             self._unread_bytes[op.blob] += op.nbytes
-        chunks = sum(-(-op.nbytes // self._chunk_bytes(op.blob)) + 1 for op in plan.ops)
+        self._most_workers = sum(-(-op.nbytes // self._chunk_bytes(op.blob)) + 1 for op in plan.ops)
         try:
-            for number in range(min(plan.concurrency, chunks)):
-                if not self._start_worker(number):
-                    break
+            self._start_workers(plan.concurrency)
         except BaseException:  # also a KeyboardInterrupt, while a thread was starting
             self.close()
             raise
 
-    def _start_worker(self, number: int) -> bool:
+    def _start_workers(self, wanted: int) -> None:
+        """Starts workers until there are as many as wanted and of use, or as the system allows."""
+        while len(self._workers) < min(wanted, self._most_workers):
+            if not self._start_worker():
+                self._most_workers = len(self._workers)
+
+    def _start_worker(self) -> bool:
         """Starts one more worker; False where the system allows no further one, but there are some."""
+        number = len(self._workers)
         worker = threading.Thread(target=self._work, name=f"slipstream-{number}", daemon=True)
         with self._lock:
             self._running += 1
@@ -65,7 +78,7 @@ class Engine:
             if not self._workers:
                 text = f"no thread can be started ({error}): raise the limit on processes (ulimit -u), or on memory"
                 raise SlipstreamError(text) from error
-            _warn(f"only {number} of {self._plan.concurrency} reads in flight: {error}")
+            _warn(f"no more than {number} reads in flight: {error}")
             return False
         self._workers.append(worker)
         return True
@@ -84,27 +97,58 @@ class Engine:
         self.schedule.stop()
         if self.schedule.interrupted_here or threading.current_thread() in self._workers:
             return
+        with self._growing:
+            self._closing = True
         deadline = time.monotonic() + _CLOSE_WAIT_S
-        for worker in self._workers:
+        for worker in list(self._workers):
             worker.join(max(deadline - time.monotonic(), 0.0))
             if worker.is_alive():
                 _warn(f"a read is stuck in the kernel; its thread {worker.name} ends when the read does")
         self._workers = [worker for worker in self._workers if worker.is_alive()]
+        self._sources.close()
 
     def _work(self) -> None:
         """What each worker does: take a chunk, read it, until there is none."""
         try:
             while (read := self.schedule.wait_read()) is not None:
                 try:
-                    requests = self._read(read)
+                    self._read_one(read)
+                    self._adjust_workers()
                 except BaseException as error:
                     _clear_frames(error)  # an error must not keep regions alive
-                    self.schedule.fail(error)
-                else:
-                    self.schedule.finish_read(read, requests)
+                    self.schedule.fail(read, error)
                 del read  # waiting must not keep a region alive
         finally:
             self._leave()
+
+    def _read_one(self, read: Read) -> None:
+        """Reads one chunk. Where two do so, the first to end stops the other before the memory may be handed out."""
+        try:
+            requests = self._read(read)
+        except TransferStopped:
+            self._discard(read)
+            return
+        if not self.schedule.win(read):
+            self._discard(read)
+            return
+        if read.rival is not None:
+            read.rival.transfer.stop()
+        self._count_down(read.target.op.blob, read.end - read.chunk_start)
+        self.schedule.finish_read(read, requests)
+
+    def _discard(self, read: Read) -> None:
+        """Forgets a read that somebody else has finished, or that nobody waits for any more."""
+        self._sources.client.count(discarded_bytes=read.transfer.landed)
+        self.schedule.lose(read)
+
+    def _adjust_workers(self) -> None:
+        """Lets the schedule judge how many reads in flight are fastest, and starts workers that it wants more."""
+        if self._plan.most_concurrency > self._plan.concurrency:
+            wanted = self.schedule.tune(self._sources.client.statistics().throttled)
+            if wanted > len(self._workers):
+                with self._growing:
+                    if not self._closing:
+                        self._start_workers(wanted)
 
     def _read(self, read: Read) -> int:
         """Reads one chunk, in the region that the first chunk of its op makes; returns the requests made."""
@@ -116,17 +160,17 @@ class Engine:
         with target.making:
             if target.region is None:
                 target.region = self._map(target.op, reader)
-        requests = reader.read(target.region, read.start, read.end)
-        self._count_down(target.op.blob, read.end - read.start, reader)
-        return requests
+        return reader.read(target.region, read.start, read.end, read.transfer)
 
-    def _count_down(self, blob: int, length: int, reader: BlobReader) -> None:
+    def _count_down(self, blob: int, length: int) -> None:
         """Whoever reads a blob's last byte closes it, having made sure that it was one blob all along."""
+        if not length:
+            return
         with self._lock:
             self._unread_bytes[blob] -= length
             if self._unread_bytes[blob]:
                 return
-            del self._readers[blob]
+            reader = self._readers.pop(blob)
         try:
             reader.check_unchanged()
         finally:
@@ -156,10 +200,25 @@ class Engine:
                 choice = self._plan.choices[blob]
                 assert choice is not None, "an op of a blob that was not planned"
                 note = partial(self._note_fallback, blob)
-                reader = _open_reader(self._plan.checkpoint.blobs[blob], choice, note)
+                reader = self._open_reader(self._plan.checkpoint.blobs[blob], choice, note)
                 with self._lock:
                     self._readers[blob] = reader
             return reader
+
+    def _open_reader(self, blob: Blob, choice: StrategyChoice, note_fallback: NoteFallback) -> BlobReader:
+        match choice.strategy:
+            case Strategy.MAPPED:
+                return MappedReader(blob, note_fallback, huge_pages=choice.huge_pages)
+            case Strategy.DIRECT:
+                return DirectReader(blob, note_fallback)
+            case Strategy.BUFFERED:
+                return BufferedReader(blob)
+            case Strategy.RANGED:
+                from slipstream.reading.ranged import RangedReader  # here, because local loads need nothing of it
+
+                source = self._sources.find(blob.uri)
+                assert isinstance(source, RemoteSource), "a blob behind HTTP has a source that grants access"
+                return RangedReader(blob, source, self._sources.client, note_fallback)
 
     def _note_fallback(self, blob: int, text: str) -> None:
         line = f"{self._plan.checkpoint.blobs[blob].uri}: {text}"
@@ -170,28 +229,21 @@ class Engine:
         _warn(line)
 
     def _leave(self) -> None:
-        """The last worker to leave closes the files."""
+        """The last worker to leave closes the files and the connections."""
         with self._lock:
             self._running -= 1
             readers = list(self._readers.values()) if self._running == 0 else []
-            if self._running == 0:
+            over = self._running == 0
+            if over:
                 self._readers.clear()
         for reader in readers:
             reader.close()
+        if over:
+            self._sources.close()
 
     def _chunk_bytes(self, blob: int) -> int:
         choice = self._plan.choices[blob]
         return choice.chunk_bytes if choice else 1
-
-
-def _open_reader(blob: Blob, choice: StrategyChoice, note_fallback: NoteFallback) -> BlobReader:
-    match choice.strategy:
-        case Strategy.MAPPED:
-            return MappedReader(blob, note_fallback, huge_pages=choice.huge_pages)
-        case Strategy.DIRECT:
-            return DirectReader(blob, note_fallback)
-        case Strategy.BUFFERED:
-            return BufferedReader(blob)
 
 
 def _warn(text: str) -> None:

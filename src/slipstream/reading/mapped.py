@@ -8,6 +8,7 @@ from slipstream.reading.base import NoteFallback
 from slipstream.reading.buffers import EndLease, Region, map_region
 from slipstream.reading.file import OpenFile
 from slipstream.reading.memory import PAGE_BYTES, populate
+from slipstream.transport.transfer import Transfer
 from slipstream.types import Blob, ReadOp
 
 _SCRATCH_BYTES = 1 << 20
@@ -39,7 +40,7 @@ class MappedReader:
             self._note_fallback(f"mapping was refused ({error.strerror}): read through the page cache instead")
             return map_region(op.start, op.end, None, end_lease)
 
-    def read(self, region: Region, start: int, end: int) -> int:
+    def read(self, region: Region, start: int, end: int, transfer: Transfer) -> int:
         """See BlobReader."""
         if not region.maps_file:
             return self._file.read_buffered(region, start, end)

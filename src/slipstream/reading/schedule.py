@@ -3,24 +3,34 @@
 Everything here happens under one reentrant lock and takes microseconds. Reading, mapping and copying
 happen outside it, by whoever asked.
 
-    worker    wait_read() -> Read ... finish_read(read)      or fail(error)
+    worker    wait_read() -> Read ... win(read), finish_read(read)      or lose(read), fail(read, error)
     caller    wait_whole() -> OpInFlight, in completion order
 
 Invariants: an op is leased before its first read is handed out; reads of an op are handed out in order;
-it is whole when none is outstanding; after `stop` or `fail` no read is handed out.
+it is whole when none is outstanding; after `stop` or `fail` no read is handed out. A straggler is handed out a second
+time; the first of the two to end wins, and only the winner finishes.
 """
 
 from __future__ import annotations
 
 import gc
 from collections import deque
-from dataclasses import dataclass
 from threading import Condition, Lock, RLock, get_ident
 from time import monotonic
 
 from slipstream.errors import MemoryLimitError
 from slipstream.reading.buffers import Ledger, Region
-from slipstream.types import ReadOp, ReadPlan
+from slipstream.reading.stragglers import Peers
+from slipstream.reading.tuning import ConcurrencyTuner
+from slipstream.transport.transfer import Transfer
+from slipstream.types import ReadOp, ReadPlan, Strategy
+
+# How often an idle worker looks for a straggler, and how many do so when nothing else is left to read.
+_LOOK_S = 0.05
+_MOST_LINGERING = 4
+# Second requests beyond the first few: one in twenty, so that a slow store is not asked for twice as much.
+_FREE_HEDGES = 4
+_READS_PER_HEDGE = 20
 
 
 class OpInFlight:
@@ -41,62 +51,134 @@ class OpInFlight:
         self.outstanding = 0
 
 
-@dataclass(frozen=True, slots=True)
 class Read:
-    """One chunk for one worker: `[start, end)` of the op's blob."""
+    """What one worker reads: a chunk `[start, end)` of the op's blob, or the rest of one that is being read already.
 
-    target: OpInFlight
-    start: int
-    end: int
+    Attributes:
+        target: the op.
+        start: where this read begins.
+        end: behind its last byte.
+        chunk_start: where the chunk begins: `start`, unless it is the rest of one.
+        transfer: how far it is, and what stops it.
+        rival: the other read of the same chunk, if there is one.
+        lost: whether the other one was faster.
+    """
+
+    __slots__ = ("chunk_start", "end", "lost", "rival", "start", "target", "transfer")
+
+    def __init__(self, target: OpInFlight, start: int, end: int, chunk_start: int) -> None:
+        self.target = target
+        self.start = start
+        self.end = end
+        self.chunk_start = chunk_start
+        self.transfer = Transfer()
+        self.rival: Read | None = None
+        self.lost = False
 
 
 class Schedule:
     """The state of one load. Thread-safe; see the module's text."""
 
-    def __init__(self, plan: ReadPlan, memory_wait_s: float) -> None:
+    def __init__(self, plan: ReadPlan, memory_wait_s: float, *, hedge: bool = False) -> None:
         self._plan = plan
         self._memory_wait_s = memory_wait_s
+        self._hedge = hedge
         lock = RLock()
-        self._memory = Condition(lock)  # workers wait here for a lease
+        self._memory = Condition(lock)  # workers wait here for a lease, or for a straggler
         self._whole_or_over = Condition(lock)  # the caller waits here
         self.ledger = Ledger(self._memory, plan.memory_limit)
+        tunes = plan.most_concurrency > plan.concurrency
+        self._tuner = ConcurrencyTuner(plan.concurrency, plan.most_concurrency) if tunes else None
+        self._peers = Peers()
         self._pending = deque(plan.ops)
         self._current: OpInFlight | None = None
         self._whole: deque[OpInFlight] = deque()
-        self._reading = 0  # reads handed out and not finished
+        self._in_flight: dict[Read, None] = {}  # handed out and not finished, oldest first
+        self._lingering = 0  # workers that wait for stragglers, with nothing else left to read
+        self._handed_out = 0
         self._undelivered = len(plan.ops)
         self._error: BaseException | None = None
         self._stopped = False
         self._waiting_thread: int | None = None
         self._stuck_since: float | None = None  # the caller holds all memory, and nothing can move
+        self.allowed = plan.concurrency
         self.bytes_read = 0
         self.requests = 0
+        self.hedged = 0
+        self.peak_concurrency = 0
 
     def wait_read(self) -> Read | None:
-        """The next chunk to read; None when there is none left, or the load has stopped. For workers."""
+        """The next read; None when there is none left for this worker, or the load has stopped. For workers."""
         with self._memory:
-            while self._current is not None or self._pending:
-                if self._current is not None or self._lease_next():
-                    return self._cut_chunk()
-                self._memory.wait()
+            while not self._stopped:
+                if len(self._in_flight) < self.allowed:
+                    straggler = self._find_straggler()
+                    if straggler is not None:
+                        return self._hand_out(self._repeat(straggler))
+                    if self._current is not None or (self._pending and self._lease_next()):
+                        return self._hand_out(self._cut_chunk())
+                if self._current is None and not self._pending:
+                    if not self._linger():
+                        return None
+                else:
+                    self._memory.wait(_LOOK_S if self._hedge and self._in_flight else None)
             return None
 
+    def win(self, read: Read) -> bool:
+        """Whether a read that has ended well is the first of its chunk. Then the caller is to stop its rival."""
+        with self._memory:
+            if read.lost:
+                return False
+            if read.rival is not None:
+                read.rival.lost = True
+            return True
+
+    def lose(self, read: Read) -> None:
+        """Notes that a read ended whose chunk another one has finished, or that was stopped."""
+        with self._memory:
+            self._forget(read)
+            self._memory.notify()
+
     def finish_read(self, read: Read, requests: int) -> None:
-        """Notes that a chunk stands in memory."""
+        """Notes that a chunk stands in memory, and nobody writes to it any more."""
         with self._whole_or_over:
-            self._reading -= 1
-            self.bytes_read += read.end - read.start
+            now = monotonic()
+            self._forget(read)
+            self._peers.note(read.end - read.start, now - read.transfer.started)
+            self.bytes_read += read.end - read.chunk_start
             self.requests += requests
             target = read.target
             target.outstanding -= 1
             if target.outstanding == 0 and target is not self._current and not self._stopped:
                 self._whole.append(target)
                 self._whole_or_over.notify()
+            if not self._pending and self._current is None and not self._in_flight:
+                self._memory.notify_all()  # those that linger may go
 
-    def fail(self, error: BaseException) -> None:
-        """Stops the load with its first error; later ones become notes of it."""
+    def tune(self, throttled: int) -> int:
+        """Judges the present concurrency; returns how many reads may be in flight from now on.
+
+        Args:
+            throttled: how often a store has asked for less so far.
+        """
+        with self._memory:
+            if self._tuner is not None and self._pending:
+                landed = self.bytes_read + sum(read.transfer.landed for read in self._in_flight)
+                full = len(self._in_flight) >= self.allowed * 3 // 4
+                read_s = self._peers.typical_s(self._chunk_bytes())
+                before = self.allowed
+                self.allowed = self._tuner.observe(monotonic(), landed, read_s, throttled, full=full)
+                if self.allowed > before:
+                    self._memory.notify_all()
+            return self.allowed
+
+    def fail(self, read: Read, error: BaseException) -> None:
+        """Stops the load with its first error; later ones become notes of it. A read's rival may still save it."""
         with self._whole_or_over:
-            self._reading -= 1
+            rival = read.rival
+            self._forget(read)
+            if read.lost or rival is not None:
+                return
             if self._error is None:
                 self._error = error
             else:
@@ -104,7 +186,7 @@ class Schedule:
             self._halt()
 
     def stop(self) -> None:
-        """Lets no further read begin and forgets what was not delivered."""
+        """Lets no further read begin, ends those that can be ended, and forgets what was not delivered."""
         with self._whole_or_over:
             self._halt()
 
@@ -166,10 +248,62 @@ class Schedule:
         end = min(start - start % choice.chunk_bytes + choice.chunk_bytes, current.op.end)
         current.next_start = end
         current.outstanding += 1
-        self._reading += 1
         if end == current.op.end:
             self._current = None
-        return Read(current, start, end)
+        return Read(current, start, end, start)
+
+    def _hand_out(self, read: Read) -> Read:
+        self._in_flight[read] = None
+        self._handed_out += 1
+        self.peak_concurrency = max(self.peak_concurrency, len(self._in_flight))
+        return read
+
+    def _forget(self, read: Read) -> None:
+        self._in_flight.pop(read, None)
+        if read.rival is not None:
+            read.rival.rival = None
+
+    def _find_straggler(self) -> Read | None:
+        """A read that is worth a second request, if any. Most calls end with a look at the oldest one."""
+        if not self._hedge or not self._in_flight:
+            return None
+        if self.hedged >= _FREE_HEDGES + self._handed_out // _READS_PER_HEDGE:
+            return None
+        now = monotonic()
+        at_the_end = self._current is None and not self._pending
+        for read in self._in_flight:
+            seconds = now - read.transfer.started
+            if seconds < _LOOK_S:
+                return None  # as are all behind it
+            nbytes, landed = read.end - read.start, read.transfer.landed
+            idle = read.rival is None and not read.transfer.waiting and self._is_ranged(read)
+            if idle and self._peers.is_straggler(nbytes, landed, seconds, at_the_end=at_the_end):
+                return read
+        return None
+
+    def _repeat(self, straggler: Read) -> Read:
+        """A second read of what is missing of a straggler."""
+        start = straggler.start + straggler.transfer.landed
+        rival = Read(straggler.target, min(start, straggler.end - 1), straggler.end, straggler.chunk_start)
+        rival.rival, straggler.rival = straggler, rival
+        self.hedged += 1
+        return rival
+
+    def _linger(self) -> bool:
+        """Waits a little for stragglers, if this worker is one of the few that do; whether to look again."""
+        if not self._hedge or not self._in_flight or self._lingering >= _MOST_LINGERING:
+            return False
+        self._lingering += 1
+        self._memory.wait(_LOOK_S)
+        self._lingering -= 1
+        return True
+
+    def _is_ranged(self, read: Read) -> bool:
+        choice = self._plan.choices[read.target.op.blob]
+        return choice is not None and choice.strategy is Strategy.RANGED
+
+    def _chunk_bytes(self) -> int:
+        return max(choice.chunk_bytes for choice in self._plan.choices if choice is not None)
 
     def _over(self) -> bool:
         """Whether nothing more will be delivered; raises the first error."""
@@ -182,12 +316,14 @@ class Schedule:
         self._pending.clear()
         self._current = None
         self._whole.clear()
+        for read in self._in_flight:
+            read.transfer.begin_stop()
         self._memory.notify_all()
         self._whole_or_over.notify_all()
 
     def _look_stuck(self, now: float) -> None:
         """Notes since when nothing can move because the caller holds the memory, and raises in the end."""
-        moving = self._reading or self._current is not None or not self._pending
+        moving = self._in_flight or self._current is not None or not self._pending
         if moving or self.ledger.can_lease(self._pending[0].lease_bytes):
             self._stuck_since = None
         elif self._stuck_since is None:
