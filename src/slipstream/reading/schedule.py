@@ -88,7 +88,7 @@ class Schedule:
         self._whole_or_over = Condition(lock)  # the caller waits here
         self.ledger = Ledger(self._memory, plan.memory_limit)
         tunes = plan.most_concurrency > plan.concurrency
-        self._tuner = ConcurrencyTuner(plan.concurrency, plan.most_concurrency) if tunes else None
+        self._tuner = ConcurrencyTuner(plan.concurrency, plan.most_concurrency, monotonic()) if tunes else None
         self._peers = Peers()
         self._pending = deque(plan.ops)
         self._current: OpInFlight | None = None

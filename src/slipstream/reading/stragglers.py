@@ -6,7 +6,6 @@ Source of the idea: "The Tail at Scale", Dean and Barroso, CACM 56(2), 2013: hed
 from __future__ import annotations
 
 from collections import deque
-from statistics import median
 
 # Reads so small are alike: what they take is the round trip.
 _SMALL_BYTES = 1 << 20
@@ -35,7 +34,8 @@ class Peers:
     def typical_s(self, nbytes: int) -> float:
         """What a read of so many bytes takes; 0 before there was one."""
         if self._typical is None:
-            self._typical = median(self._seconds_per_byte) if self._seconds_per_byte else 0.0
+            ordered = sorted(self._seconds_per_byte)
+            self._typical = ordered[len(ordered) // 2] if ordered else 0.0
         return self._typical * max(nbytes, _SMALL_BYTES)
 
     def is_straggler(self, nbytes: int, landed: int, seconds: float, *, at_the_end: bool) -> bool:

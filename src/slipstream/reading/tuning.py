@@ -1,8 +1,9 @@
 """Finds out how many reads in flight are fastest, while a load runs. Pure decisions: no clock, no threads.
 
 GROW      double, as long as that brings a tenth more throughput
-SHRINK    then halve, as long as that costs none: connections that bring nothing cost processor time
-HOLD      stay with the best level, and look again from time to time
+SHRINK    where the first doubling brought nothing, halve as long as that costs nothing: connections that bring
+          nothing cost processor time
+HOLD      stay with the best level; from time to time try a little more, or less where throughput has fallen
 throttled: a store that asks for less gets less at once, and is not asked for more for a while
 """
 
@@ -13,8 +14,11 @@ from enum import Enum, auto
 # A level is judged over at least this long, and over as long as a read takes, so that every connection counts in it.
 _SHORTEST_LOOK_S = 0.1
 _GAIN = 1.10
+_FALLEN = 0.7
 _FEWEST = 2
-_LOOK_AGAIN_S = 5.0
+# The first try after a decision comes soon, since a single look may mislead; each later one after twice as long.
+_LOOK_AGAIN_S = 1.0
+_LOOK_AGAIN_AT_MOST_S = 16.0
 _COOL_DOWN_S = 2.0
 _BACK_OFF = 0.7
 
@@ -32,16 +36,18 @@ class ConcurrencyTuner:
         level: how many reads shall be in flight.
     """
 
-    def __init__(self, start: int, most: int) -> None:
+    def __init__(self, start: int, most: int, now: float) -> None:
         self.level = start
         self._most = most
         self._phase = _Phase.GROW
         self._best_level, self._best_rate = start, 0.0
-        self._look_from: float | None = None  # since when this level counts
+        self._known_below = 1  # levels up to here are known to be slower than the best one
+        self._look_from: float | None = now  # since when this level counts
         self._look_at_earliest = 0.0
         self._look_bytes = 0
         self._throttled = 0
         self._hold_until = 0.0
+        self._hold_s = _LOOK_AGAIN_S
 
     def __repr__(self) -> str:
         return f"<ConcurrencyTuner {self._phase.name} at {self.level}: best {self._best_rate / 1e6:.0f} MB/s>"
@@ -63,54 +69,55 @@ class ConcurrencyTuner:
             if now >= self._look_at_earliest:
                 self._look_from, self._look_bytes = now, landed
         elif now - self._look_from >= max(_SHORTEST_LOOK_S, read_s):
-            rate = (landed - self._look_bytes) / (now - self._look_from)
-            self._judge(now, rate)
+            self._judge(now, (landed - self._look_bytes) / (now - self._look_from))
             # What is in flight was begun at the old level: the next look begins when that has landed.
             self._look_from, self._look_at_earliest = None, now + min(read_s / 2, _SHORTEST_LOOK_S)
         return self.level
 
     def _judge(self, now: float, rate: float) -> None:
         match self._phase:
-            case _Phase.GROW:
-                self._judge_growth(now, rate)
-            case _Phase.SHRINK:
-                if rate < self._best_rate:
-                    self._hold(now)
-                else:
-                    self._keep(rate)
+            case _Phase.GROW if rate >= self._best_rate * _GAIN:
+                self._known_below = self._best_level if self._best_rate else 1
+                self._best_level, self._best_rate = self.level, rate
+                self._grow(now)
+            case _Phase.SHRINK if rate >= self._best_rate:
+                self._best_level, self._best_rate = self.level, rate
+                self._shrink(now)
+            case _Phase.HOLD if now >= self._hold_until:
+                fallen, self._best_rate = rate < self._best_rate * _FALLEN, rate
+                if fallen:
+                    self._known_below = 1
                     self._shrink(now)
-            case _Phase.HOLD:
-                self._best_rate = rate  # networks change: what was best once is no measure for ever
-                if now >= self._hold_until and self.level < self._most:
+                else:
                     self._phase = _Phase.GROW
-                    self.level = min(self.level + max(self.level // 4, 1), self._most)
-
-    def _judge_growth(self, now: float, rate: float) -> None:
-        if rate >= self._best_rate * _GAIN:
-            self._keep(rate)
-            if self.level == self._most:
+                    self.level = min(self.level + max(self.level // 2, 1), self._most)
+            case _Phase.GROW:
+                self._shrink(now)
+            case _Phase.SHRINK:
                 self._hold(now)
-            self.level = min(self.level * 2, self._most)
-        else:
-            self._shrink(now)
+
+    def _grow(self, now: float) -> None:
+        if self.level == self._most:
+            self._hold(now)
+        self.level = min(self.level * 2, self._most)
 
     def _shrink(self, now: float) -> None:
-        if self._best_level // 2 < _FEWEST:
+        """Tries half of the best level, unless that is known to be slower."""
+        half = self._best_level // 2
+        if half < _FEWEST or half <= self._known_below:
             self._hold(now)
         else:
             self._phase = _Phase.SHRINK
-            self.level = self._best_level // 2
-
-    def _keep(self, rate: float) -> None:
-        self._best_level, self._best_rate = self.level, rate
+            self.level = half
 
     def _hold(self, now: float) -> None:
         self._phase = _Phase.HOLD
         self.level = self._best_level
-        self._hold_until = now + _LOOK_AGAIN_S
+        self._hold_until = now + self._hold_s
+        self._hold_s = min(self._hold_s * 2, _LOOK_AGAIN_AT_MOST_S)
 
     def _back_off(self, now: float) -> None:
-        if self._hold_until <= now or self._phase is not _Phase.HOLD:  # one wave of refusals is one reason
+        if self._phase is not _Phase.HOLD or now >= self._hold_until:  # one wave of refusals is one reason
             self._best_level = max(int(self.level * _BACK_OFF), 1)
             self._hold(now)
             self._hold_until = now + _COOL_DOWN_S

@@ -177,9 +177,13 @@ def _read_addressing(option: str, name: str, value: object) -> dict[str, object]
 
 def _read_headers(option: str, name: str, value: object) -> dict[str, object]:
     items = list(value.items()) if isinstance(value, Mapping) else [(None, None)]
-    if not all(isinstance(text, str) and not set("\r\n\0") & set(text) for item in items for text in item):
+    if not all(isinstance(text, str) and _is_header_text(text) for item in items for text in item):
         raise _wrong(name, value, "a mapping of header names to one line of text each")
     return {option: tuple(sorted(items))}
+
+
+def _is_header_text(text: str) -> bool:
+    return not set("\r\n\0") & set(text) and all(ord(character) < 256 for character in text)
 
 
 def _read_verify(option: str, name: str, value: object) -> dict[str, object]:

@@ -6,6 +6,7 @@ Its text holds no secret: it is made of what the store, the system or TLS said, 
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from slipstream.transport.redaction import redact_text
 _LONGEST_MESSAGE = 300
 _LONGEST_WAIT_S = 60.0
 _THROTTLING = {"SlowDown", "ServerBusy", "RequestLimitExceeded", "rateLimitExceeded"}
+_TITLE = re.compile(r"<title>([^<]{1,200})</title>", re.IGNORECASE)
 _REQUEST_IDS = ("x-amz-request-id", "x-ms-request-id", "x-guploader-uploadid")
 
 
@@ -137,7 +139,10 @@ def _kind(answer: Answer) -> Kind:
 
 
 def _read_answer(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
-    code, message, region = parse_refusal(body.decode("utf-8", "replace"))
+    text = body.decode("utf-8", "replace")
+    code, message, region = parse_refusal(text)
+    if not code and not message and (title := _TITLE.search(text)):  # a web server's page for people
+        message = title[1].strip().removeprefix(str(status)).strip()
     code = headers.get("x-ms-error-code") or code or ""
     region = headers.get("x-amz-bucket-region") or region or ""
     request_id = next((headers[name] for name in _REQUEST_IDS if name in headers), "")

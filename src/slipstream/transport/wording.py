@@ -44,9 +44,11 @@ def explain_failure(failure: Failure, reading: _Reading, problem: str) -> Slipst
 
 
 def _what(failure: Failure, kind: str) -> str:
-    if failure.answer is None or kind == "http":
+    if failure.answer is None:
         return failure.text
     fault = find_fault(failure.answer.status, failure.answer.code or None)
+    if fault == "other":
+        return failure.text
     return f"{describe_fault(kind, fault)}, {failure.text}"  # type: ignore[arg-type]
 
 
