@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,20 +15,7 @@ import pytest
 from slipstream.testing.range_answers import parse_range
 from slipstream.testing.range_faults import Hold, Status
 from slipstream.testing.range_server import Faults, RangeServer, When
-from tests.testing.range_client import FILE, SIZE, TIMEOUT_S, Client, serve_twice
-
-
-@pytest.fixture(scope="module")
-def clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Client]]:
-    plain, tls, ca_bundle = serve_twice(tmp_path_factory.mktemp("range"))
-    with plain, tls:
-        yield {"plain": Client(plain, None), "tls": Client(tls, ca_bundle)}
-
-
-@pytest.fixture(params=["plain", "tls"])
-def client(clients: dict[str, Client], request: pytest.FixtureRequest) -> Iterator[Client]:
-    yield clients[request.param]
-    clients[request.param].reset()
+from tests.testing.range_client import FILE, SIZE, TIMEOUT_S, Client
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -32,21 +31,7 @@ from slipstream.testing.range_faults import (
     s3_error,
 )
 from slipstream.testing.range_server import Faults, RangeServer, When
-from tests.testing.range_client import FILE, Client, read_all, read_until_reset, serve_twice
-
-
-@pytest.fixture(scope="module")
-def clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Client]]:
-    plain, tls, ca_bundle = serve_twice(tmp_path_factory.mktemp("range"))
-    with plain, tls:
-        yield {"plain": Client(plain, None), "tls": Client(tls, ca_bundle)}
-
-
-@pytest.fixture(params=["plain", "tls"])
-def client(clients: dict[str, Client], request: pytest.FixtureRequest) -> Iterator[Client]:
-    yield clients[request.param]
-    clients[request.param].reset()
-
+from tests.testing.range_client import FILE, Client, read_all, read_until_reset
 
 # How fast.
 

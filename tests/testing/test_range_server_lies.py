@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import http.client
-from collections.abc import Iterator
 
 import pytest
 
@@ -22,20 +21,7 @@ from slipstream.testing.range_lies import (
     WrongLength,
 )
 from slipstream.testing.range_server import Faults, When
-from tests.testing.range_client import FILE, SIZE, TIMEOUT_S, Client, serve_twice
-
-
-@pytest.fixture(scope="module")
-def clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Client]]:
-    plain, tls, ca_bundle = serve_twice(tmp_path_factory.mktemp("range"))
-    with plain, tls:
-        yield {"plain": Client(plain, None), "tls": Client(tls, ca_bundle)}
-
-
-@pytest.fixture(params=["plain", "tls"])
-def client(clients: dict[str, Client], request: pytest.FixtureRequest) -> Iterator[Client]:
-    yield clients[request.param]
-    clients[request.param].reset()
+from tests.testing.range_client import FILE, SIZE, TIMEOUT_S, Client
 
 
 @pytest.mark.parametrize(

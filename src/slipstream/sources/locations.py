@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from urllib.parse import quote, unquote
 
 from slipstream.errors import UsageError
+from slipstream.sources.schemes import SCHEMES
 from slipstream.transport.access import StoreKind
 
 _EXAMPLES: Mapping[str, str] = {
@@ -27,7 +28,6 @@ _EXAMPLES: Mapping[str, str] = {
     "abfss": "abfss://container@account.dfs.core.windows.net/model/model.safetensors",
     "https": "https://account.blob.core.windows.net/container/model/model.safetensors",
 }
-_KINDS: Mapping[str, StoreKind] = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "https": "az"}
 # Exactly Microsoft's own domains (global, China, US government): credentials go to these hosts.
 _AZURE_HOST = re.compile(
     r"([a-z0-9]{3,24})\.(?:blob|dfs)(\.core\.(?:windows\.net|chinacloudapi\.cn|usgovcloudapi\.net))"
@@ -99,7 +99,7 @@ def parse_location(uri: str) -> Location:
     elif scheme in ("abfs", "abfss"):
         location = _parse_abfs(uri, scheme, authority, path)
     else:
-        location = Location(_KINDS[scheme], authority, path, f"{scheme}://{authority}/")
+        location = Location(SCHEMES[scheme], authority, path, f"{scheme}://{authority}/")
     _check_container(uri, scheme, location.container)
     _check_key(location)
     return location
@@ -133,7 +133,7 @@ def _parse_abfs(uri: str, scheme: str, authority: str, path: str) -> Location:
 
 def _check_container(uri: str, scheme: str, container: str) -> None:
     if not container:
-        raise _malformed(uri, scheme, "it names no " + ("container" if _KINDS.get(scheme, "az") == "az" else "bucket"))
+        raise _malformed(uri, scheme, "it names no " + ("container" if SCHEMES[scheme] in ("az", "http") else "bucket"))
     if "@" in container or ":" in container:
         raise UsageError(
             f"a {scheme}:// URI holds no user, password or port: give credentials and the endpoint in "

@@ -5,20 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 
+from slipstream.sources.schemes import SCHEMES
 from slipstream.transport.access import StoreKind
 
-_SCOPES: Mapping[str, StoreKind] = {
-    "s3": "s3",
-    "s3a": "s3",
-    "gs": "gs",
-    "gcs": "gs",
-    "az": "az",
-    "abfs": "az",
-    "abfss": "az",
-    "azure": "az",
-    "http": "http",
-    "https": "http",
-}
+_SCOPES: Mapping[str, StoreKind] = {**SCHEMES, "azure": "az"}
 
 # Names that mean the same for every kind of store.
 _COMMON: Mapping[str, str] = {

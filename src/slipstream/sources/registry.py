@@ -1,4 +1,4 @@
-"""Which source serves which URI. A new storage is one line here."""
+"""Which source serves which URI. A new storage is a line here and one in schemes.py."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from slipstream.errors import UsageError
 from slipstream.options import Options
 from slipstream.sources.base import Source
 from slipstream.sources.file import FileSource
+from slipstream.sources.schemes import SCHEMES
 from slipstream.transport.access import StoreKind
 
 if TYPE_CHECKING:
@@ -20,19 +21,6 @@ if TYPE_CHECKING:
 
 StorageOptionsGiven: TypeAlias = Mapping[str, object]
 """What a caller says about how object stores are reached."""
-
-_KINDS: dict[str, StoreKind | None] = {
-    "file": None,
-    "s3": "s3",
-    "s3a": "s3",
-    "gs": "gs",
-    "gcs": "gs",
-    "az": "az",
-    "abfs": "az",
-    "abfss": "az",
-    "http": "http",
-    "https": "http",
-}
 
 
 class Sources:
@@ -69,13 +57,12 @@ class Sources:
         """
         match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", uri)
         scheme = match[1].lower() if match else "file"
-        if scheme not in _KINDS:
-            raise UsageError(
-                f'no source for "{scheme}://"; slipstream reads paths and {", ".join(_KINDS)}:// URIs', uri=uri
-            )
-        kind = _KINDS[scheme]
-        if kind is None:
+        if scheme == "file":
             return self._file
+        if scheme not in SCHEMES:
+            known = ", ".join(("file", *SCHEMES))
+            raise UsageError(f'no source for "{scheme}://"; slipstream reads paths and {known}:// URIs', uri=uri)
+        kind = SCHEMES[scheme]
         if scheme == "https" and "?" not in uri:
             from slipstream.sources.locations import is_blob_url
 
