@@ -186,6 +186,7 @@ class StorageFacts:
         huge_read_ahead: whether this kernel reads a huge-page mapping ahead by 2 MiB whatever the device says.
         available_bytes: memory the host (or this process's cgroup) can still give; None if unknown.
         over_http: behind HTTP rather than in a file system: an object store, a web server.
+        decrypting_cpus: how many processors may decrypt it; None where it comes in plain.
     """
 
     filesystem: str
@@ -197,6 +198,7 @@ class StorageFacts:
     huge_read_ahead: bool
     available_bytes: int | None
     over_http: bool = False
+    decrypting_cpus: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

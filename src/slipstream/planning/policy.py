@@ -29,12 +29,19 @@ def choose_strategy(facts: StorageFacts, size: int, options: Options, target: Ta
         strategy, reason = _decide(facts, size, target)
     else:
         strategy, reason = Strategy(options.strategy), "asked for by the options"
-    concurrency = _CONCURRENCY[strategy] if options.concurrency == "auto" else options.concurrency
+    concurrency = _first_concurrency(strategy, facts) if options.concurrency == "auto" else options.concurrency
     chunk_bytes = -(-options.chunk_bytes // _PAGE_BYTES) * _PAGE_BYTES
     if strategy is Strategy.MAPPED and _is_cached(facts, size):
         chunk_bytes = max(chunk_bytes, _CACHED_CHUNK_BYTES)
     huge_pages = (facts.read_ahead_bytes or 0) < _HUGE_READ_AHEAD_BYTES
     return StrategyChoice(strategy, reason, concurrency, chunk_bytes, huge_pages)
+
+
+def _first_concurrency(strategy: Strategy, facts: StorageFacts) -> int:
+    """What suits a strategy, or where its search begins. Of TLS connections, few fight for few processors."""
+    if facts.decrypting_cpus is None:
+        return _CONCURRENCY[strategy]
+    return min(_CONCURRENCY[strategy], 2 * facts.decrypting_cpus)
 
 
 def _decide(facts: StorageFacts, size: int, target: Target) -> tuple[Strategy, str]:

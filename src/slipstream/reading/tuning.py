@@ -12,7 +12,9 @@ from __future__ import annotations
 from enum import Enum, auto
 
 # A level is judged over at least this long, and over as long as a read takes, so that every connection counts in it.
+# The first climb is quick, since a load may be over in seconds; later looks are long enough for a noisy network.
 _SHORTEST_LOOK_S = 0.1
+_LATER_LOOK_S = 0.3
 _GAIN = 1.10
 _FALLEN = 0.7
 _FEWEST = 2
@@ -46,6 +48,7 @@ class ConcurrencyTuner:
         self._look_at_earliest = 0.0
         self._look_bytes = 0
         self._throttled = 0
+        self._look_s = _SHORTEST_LOOK_S
         self._hold_until = 0.0
         self._hold_s = _LOOK_AGAIN_S
 
@@ -68,7 +71,7 @@ class ConcurrencyTuner:
         elif self._look_from is None or not full:
             if now >= self._look_at_earliest:
                 self._look_from, self._look_bytes = now, landed
-        elif now - self._look_from >= max(_SHORTEST_LOOK_S, read_s):
+        elif now >= max(self._look_from + max(self._look_s, read_s), self._hold_until):
             self._judge(now, (landed - self._look_bytes) / (now - self._look_from))
             # What is in flight was begun at the old level: the next look begins when that has landed.
             self._look_from, self._look_at_earliest = None, now + min(read_s / 2, _SHORTEST_LOOK_S)
@@ -83,7 +86,7 @@ class ConcurrencyTuner:
             case _Phase.SHRINK if rate >= self._best_rate:
                 self._best_level, self._best_rate = self.level, rate
                 self._shrink(now)
-            case _Phase.HOLD if now >= self._hold_until:
+            case _Phase.HOLD:  # `rate` is that of the whole hold
                 fallen, self._best_rate = rate < self._best_rate * _FALLEN, rate
                 if fallen:
                     self._known_below = 1
@@ -113,6 +116,7 @@ class ConcurrencyTuner:
     def _hold(self, now: float) -> None:
         self._phase = _Phase.HOLD
         self.level = self._best_level
+        self._look_s = _LATER_LOOK_S
         self._hold_until = now + self._hold_s
         self._hold_s = min(self._hold_s * 2, _LOOK_AGAIN_AT_MOST_S)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from threading import Lock
 
 from slipstream.transport.access import BlobAccess
@@ -63,4 +64,5 @@ def remote_facts(access: BlobAccess) -> StorageFacts:
         huge_read_ahead=False,
         available_bytes=None,
         over_http=True,
+        decrypting_cpus=len(os.sched_getaffinity(0)) if access.endpoint.startswith("https:") else None,
     )
