@@ -22,15 +22,18 @@ def run(
     most: int = 128,
     noise: float = 0.0,
     throttles: Callable[[float, int], int] = lambda now, level: 0,
+    idle: float = 1.0,
 ) -> tuple[ConcurrencyTuner, float]:
     """Lets a tuner steer a link for so long; returns it, and the bytes that came. A chunk ends at a time."""
     generator = random.Random(1)
-    tuner = ConcurrencyTuner(start, most, 0.0)
+    clock = [0.0]
+    tuner = ConcurrencyTuner(start, most, 0.0, lambda: clock[0] * idle)
     now, landed, throttled = 0.0, 0.0, 0
     while now < seconds:
         rate = rate_at(tuner.level) * generator.uniform(1 - noise, 1 + noise)
         now += CHUNK / rate
         landed += CHUNK
+        clock[0] = now
         throttled += throttles(now, tuner.level)
         tuner.observe(now, int(landed), CHUNK * tuner.level / rate, throttled, full=True)
         assert 1 <= tuner.level <= most
@@ -121,7 +124,15 @@ def test_throughput_that_falls() -> None:
 
 def test_nothing_is_learnt_at_the_end() -> None:
     """Where fewer reads are in flight than allowed, a low rate is no reason to change."""
-    tuner = ConcurrencyTuner(8, 128, 0.0)
+    tuner = ConcurrencyTuner(8, 128, 0.0, lambda: 0.0)
     for step in range(100):
         tuner.observe(step * 0.1, step, 0.1, 0, full=False)
     assert tuner.level == 8
+
+
+def test_busy_processors() -> None:
+    """Where no processor is idle, connections that bring little are not added, and those that bring much are."""
+    few, _ = run(lambda level: (1000 + 15 * level) * MB, seconds=5, idle=0.01)
+    many, _ = run(fast_cloud, seconds=5, idle=0.01)
+    assert few.level <= 8
+    assert many.level >= 24

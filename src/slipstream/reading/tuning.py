@@ -4,11 +4,13 @@ GROW      double, as long as that brings a tenth more throughput
 SHRINK    where the first doubling brought nothing, halve as long as that costs nothing: connections that bring
           nothing cost processor time
 HOLD      stay with the best level; from time to time try a little more, or less where throughput has fallen
+busy      where no processor is idle, more connections mostly fight for them: a quarter more throughput is asked for
 throttled: a store that asks for less gets less at once, and is not asked for more for a while
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum, auto
 
 # A level is judged over at least this long, and over as long as a read takes, so that every connection counts in it.
@@ -16,8 +18,10 @@ from enum import Enum, auto
 _SHORTEST_LOOK_S = 0.1
 _LATER_LOOK_S = 0.3
 _GAIN = 1.10
+_GAIN_WHEN_BUSY = 1.25
 _FALLEN = 0.7
 _FEWEST = 2
+_HARDLY_IDLE = 0.04
 # The first try after a decision comes soon, since a single look may mislead; each later one after twice as long.
 _LOOK_AGAIN_S = 1.0
 _LOOK_AGAIN_AT_MOST_S = 16.0
@@ -38,13 +42,22 @@ class ConcurrencyTuner:
         level: how many reads shall be in flight.
     """
 
-    def __init__(self, start: int, most: int, now: float) -> None:
+    def __init__(self, start: int, most: int, now: float, idle_s: Callable[[], float]) -> None:
+        """
+        Args:
+            start: the first level.
+            most: the highest.
+            now: see `observe`.
+            idle_s: for how many seconds the processors were idle so far, on average.
+        """
         self.level = start
         self._most = most
         self._phase = _Phase.GROW
         self._best_level, self._best_rate = start, 0.0
         self._known_below = 1  # levels up to here are known to be slower than the best one
+        self._idle_s = idle_s
         self._look_from: float | None = now  # since when this level counts
+        self._look_idle_s = idle_s()
         self._look_at_earliest = 0.0
         self._look_bytes = 0
         self._throttled = 0
@@ -70,19 +83,25 @@ class ConcurrencyTuner:
             self._back_off(now)
         elif self._look_from is None or not full:
             if now >= self._look_at_earliest:
-                self._look_from, self._look_bytes = now, landed
+                self._look_from, self._look_bytes, self._look_idle_s = now, landed, self._idle_s()
         elif now >= max(self._look_from + max(self._look_s, read_s), self._hold_until):
-            self._judge(now, (landed - self._look_bytes) / (now - self._look_from))
+            look_s = now - self._look_from
+            busy = self._idle_s() - self._look_idle_s < look_s * _HARDLY_IDLE
+            self._judge(now, (landed - self._look_bytes) / look_s, busy)
             # What is in flight was begun at the old level: the next look begins when that has landed.
             self._look_from, self._look_at_earliest = None, now + min(read_s / 2, _SHORTEST_LOOK_S)
         return self.level
 
-    def _judge(self, now: float, rate: float) -> None:
+    def _judge(self, now: float, rate: float, busy: bool) -> None:
         match self._phase:
-            case _Phase.GROW if rate >= self._best_rate * _GAIN:
-                self._known_below = self._best_level if self._best_rate else 1
+            case _Phase.GROW if rate >= self._best_rate * (_GAIN_WHEN_BUSY if busy else _GAIN):
+                first = not self._best_rate
+                self._known_below = 1 if first else self._best_level
                 self._best_level, self._best_rate = self.level, rate
-                self._grow(now)
+                if self.level == self._most or (first and busy):
+                    self._shrink(now)
+                else:
+                    self.level = min(self.level * 2, self._most)
             case _Phase.SHRINK if rate >= self._best_rate:
                 self._best_level, self._best_rate = self.level, rate
                 self._shrink(now)
@@ -98,11 +117,6 @@ class ConcurrencyTuner:
                 self._shrink(now)
             case _Phase.SHRINK:
                 self._hold(now)
-
-    def _grow(self, now: float) -> None:
-        if self.level == self._most:
-            self._hold(now)
-        self.level = min(self.level * 2, self._most)
 
     def _shrink(self, now: float) -> None:
         """Tries half of the best level, unless that is known to be slower."""
