@@ -30,12 +30,13 @@ def describe_checkpoint(listings: Sequence[Listing], sources: Sources) -> Checkp
             blobs.setdefault(blob, len(blobs))
         if listing.index is not None:
             index = _read_index(listing.index, sources)
-            shards = map_concurrently(partial(sources.find(listing.index.uri).find_blob, listing), index.shards)
+            find_blob = partial(sources.find(listing.index.uri).find_blob, listing)
+            shards = map_concurrently(find_blob, index.shards, sources.close)
             numbers = {
                 name: blobs.setdefault(blob, len(blobs)) for name, blob in zip(index.shards, shards, strict=True)
             }
             indexes.append((listing.index, index, numbers))
-    headers = map_concurrently(partial(_read_header, sources), list(enumerate(blobs)))
+    headers = map_concurrently(partial(_read_header, sources), list(enumerate(blobs)), sources.close)
     checkpoint = build_checkpoint(tuple(blobs), headers)
     for blob, index, numbers in indexes:
         check_index(index, blob.uri, numbers, checkpoint)

@@ -131,14 +131,15 @@ class Engine:
         if not self.schedule.win(read):
             self._discard(read)
             return
-        if read.rival is not None:
-            read.rival.transfer.stop()
+        rival = read.rival  # once: it forgets itself when it ends
+        if rival is not None:
+            rival.transfer.stop()
         self._count_down(read.target.op.blob, read.end - read.chunk_start)
         self.schedule.finish_read(read, requests)
 
     def _discard(self, read: Read) -> None:
         """Forgets a read that somebody else has finished, or that nobody waits for any more."""
-        self._sources.client.count(discarded_bytes=read.transfer.landed)
+        self._sources.client.count(discarded_bytes=max(read.transfer.landed - read.kept_bytes, 0))
         self.schedule.lose(read)
 
     def _adjust_workers(self) -> None:

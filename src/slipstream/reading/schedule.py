@@ -8,7 +8,7 @@ happen outside it, by whoever asked.
 
 Invariants: an op is leased before its first read is handed out; reads of an op are handed out in order;
 it is whole when none is outstanding; after `stop` or `fail` no read is handed out. A straggler is handed out a second
-time; the first of the two to end wins, and only the winner finishes.
+time; the first of the two to end wins, and only the winner finishes. Once a chunk is won, nobody is sent to read it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from time import monotonic
 
 from slipstream.errors import MemoryLimitError
 from slipstream.reading.buffers import Ledger, Region
+from slipstream.reading.processors import idle_share_s
 from slipstream.reading.stragglers import Peers
 from slipstream.reading.tuning import ConcurrencyTuner
 from slipstream.transport.transfer import Transfer
@@ -60,11 +61,13 @@ class Read:
         end: behind its last byte.
         chunk_start: where the chunk begins: `start`, unless it is the rest of one.
         transfer: how far it is, and what stops it.
+        kept_bytes: how much of what it has read is of use though its rival wins: what the rival did not ask for.
         rival: the other read of the same chunk, if there is one.
-        lost: whether the other one was faster.
+        won: whether it was the first of its chunk to end. From then on nobody may begin to write there.
+        lost: whether the other one was.
     """
 
-    __slots__ = ("chunk_start", "end", "lost", "rival", "start", "target", "transfer")
+    __slots__ = ("chunk_start", "end", "kept_bytes", "lost", "rival", "start", "target", "transfer", "won")
 
     def __init__(self, target: OpInFlight, start: int, end: int, chunk_start: int) -> None:
         self.target = target
@@ -72,7 +75,9 @@ class Read:
         self.end = end
         self.chunk_start = chunk_start
         self.transfer = Transfer()
+        self.kept_bytes = 0
         self.rival: Read | None = None
+        self.won = False
         self.lost = False
 
 
@@ -88,7 +93,9 @@ class Schedule:
         self._whole_or_over = Condition(lock)  # the caller waits here
         self.ledger = Ledger(self._memory, plan.memory_limit)
         tunes = plan.most_concurrency > plan.concurrency
-        self._tuner = ConcurrencyTuner(plan.concurrency, plan.most_concurrency, monotonic()) if tunes else None
+        self._tuner = (
+            ConcurrencyTuner(plan.concurrency, plan.most_concurrency, monotonic(), idle_share_s) if tunes else None
+        )
         self._peers = Peers()
         self._pending = deque(plan.ops)
         self._current: OpInFlight | None = None
@@ -129,6 +136,7 @@ class Schedule:
         with self._memory:
             if read.lost:
                 return False
+            read.won = True
             if read.rival is not None:
                 read.rival.lost = True
             return True
@@ -276,8 +284,13 @@ class Schedule:
             if seconds < _LOOK_S:
                 return None  # as are all behind it
             nbytes, landed = read.end - read.start, read.transfer.landed
-            idle = read.rival is None and not read.transfer.waiting and self._is_ranged(read)
-            if idle and self._peers.is_straggler(nbytes, landed, seconds, at_the_end=at_the_end):
+            decided = read.won or read.lost  # the memory may be handed out already
+            alone = not decided and read.rival is None and not read.transfer.waiting
+            if (
+                alone
+                and self._is_ranged(read)
+                and self._peers.is_straggler(nbytes, landed, seconds, at_the_end=at_the_end)
+            ):
                 return read
         return None
 
@@ -286,6 +299,7 @@ class Schedule:
         start = straggler.start + straggler.transfer.landed
         rival = Read(straggler.target, min(start, straggler.end - 1), straggler.end, straggler.chunk_start)
         rival.rival, straggler.rival = straggler, rival
+        straggler.kept_bytes = rival.start - straggler.start
         self.hedged += 1
         return rival
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from threading import Lock
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -10,8 +11,9 @@ from slipstream.sources.remote import RemoteReads, remote_facts
 from slipstream.sources.shard_names import is_index
 from slipstream.sources.storage_options import StorageOptions
 from slipstream.transport.access import Grant, StoreKind
-from slipstream.transport.advice import advise
+from slipstream.transport.advice import advise, find_fault
 from slipstream.transport.client import RangeClient
+from slipstream.transport.origin import parse_url
 from slipstream.types import Blob, Listing, StorageFacts
 
 
@@ -68,15 +70,14 @@ class HttpSource:
     def _show(self, url: str) -> str:
         """The URI to show for a URL, another one for each: without user information, fragment and query."""
         url = url.partition("#")[0]
-        parts = urlsplit(url)
-        bare = f"{parts.scheme.lower()}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        parts, _ = parse_url(url)
+        bare = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         with self._lock:
-            number = 1
-            while True:
-                shown = bare if not parts.query else f"{bare}?..." if number == 1 else f"{bare}?...{number}"
+            for number in count(1):
+                shown = bare + "?..." * bool(parts.query or number > 1) + str(number) * (number > 1)
                 if self._urls.setdefault(shown, url) == url:
                     return shown
-                number += 1
+        raise AssertionError("numbers do not end")
 
 
 class HttpAccess:
@@ -93,6 +94,7 @@ class HttpAccess:
         elif login:
             headers["Authorization"] = _basic(login)
         url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        self._is_signed = bool(parts.query)
         self._grant = Grant(url, headers, ca_bundle=options.ca_bundle, proxy=options.proxy)
 
     @property
@@ -106,6 +108,8 @@ class HttpAccess:
 
     def advise(self, status: int | None, code: str | None, region: str | None) -> str:
         """See BlobAccess."""
+        if self._is_signed and find_fault(status, code) in ("denied", "expired", "signature"):
+            return "make the signed URL anew: its time may be over, or it was not copied whole"
         return advise("http", status, code)
 
 
@@ -114,4 +118,5 @@ def _basic(login: str) -> str:
     from base64 import b64encode
     from urllib.parse import unquote
 
-    return "Basic " + b64encode(unquote(login).encode()).decode()
+    user, _, password = login.partition(":")
+    return "Basic " + b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode()

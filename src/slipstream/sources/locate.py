@@ -25,7 +25,9 @@ def locate_checkpoint(uri: Uri | Sequence[Uri], sources: Sources) -> tuple[Listi
     if not uris:
         raise UsageError("no URI was given: the list is empty")
     return tuple(
-        map_concurrently(lambda text: sources.find(text).list_blobs(text), [*dict.fromkeys(map(_as_text, uris))])
+        map_concurrently(
+            lambda text: sources.find(text).list_blobs(text), [*dict.fromkeys(map(_as_text, uris))], sources.close
+        )
     )
 
 

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -148,7 +149,7 @@ def _read_text(option: str, name: str, value: object) -> dict[str, object]:
 
 def _read_path(option: str, name: str, value: object) -> dict[str, object]:
     path = value.__fspath__() if hasattr(value, "__fspath__") else value
-    return _read_text(option, name, path)
+    return _read_text(option, name, os.path.expanduser(path) if isinstance(path, str) else path)
 
 
 def _read_endpoint(option: str, name: str, value: object) -> dict[str, object]:

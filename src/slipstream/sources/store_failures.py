@@ -148,7 +148,7 @@ def _explain_refusal(failure: StoreFailure, opened: OpenContainer, could_not: st
         container=opened.container.name,
     )
     code = f" {failure.code}" if failure.code else ""
-    message = f": {redact(failure.message, opened.secrets)}" if failure.message else ""
+    message = f": {redact(failure.message, opened.secrets).rstrip('.')}" if failure.message else ""
     answer = f"{describe_fault(kind, fault)}, HTTP {failure.status}{code}{message}"
     made = BlobChangedError if fault == "changed" else error_class(fault)
     return made(_sentence(could_not + answer + _effort(failure, opened), advice))

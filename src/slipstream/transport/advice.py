@@ -136,6 +136,8 @@ def advise(
         container: the bucket or container, for the text.
     """
     fault = find_fault(status, code)
+    if status == 400 and not code:
+        return "the request was not understood: check whether the port speaks http or https"
     if kind == "http":
         return _HTTP_ADVICE.get(fault, "")
     used = f" from {credentials}" if credentials else ""
@@ -181,8 +183,8 @@ def advise_network(kind: StoreKind, fault: NetworkFault) -> str:
         "timeout": "check that a firewall or proxy does not swallow the connection (HTTPS_PROXY, NO_PROXY)",
         "reset": "the server or something between closed the connection: try again, and look at the server's log",
         "certificate": (
-            "the server's certificate is not signed by an authority that this computer trusts, or is for another "
-            f'name: give its authority as storage_options={{"ca_bundle": "ca.pem"}}{bundle}'
+            "a certificate must be in date, for this host, and of an authority that this computer trusts: give an "
+            f'authority of your own as storage_options={{"ca_bundle": "ca.pem"}}{bundle}'
         ),
         "plain": "the port speaks plain HTTP: write http:// in the endpoint, or use its TLS port",
         "tls": "check that the port speaks TLS, and which versions",

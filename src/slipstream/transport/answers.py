@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from urllib.parse import urljoin, urlsplit
 
 from slipstream.transport.connection import Head
-from slipstream.transport.failures import Failure, Kind
+from slipstream.transport.failures import Answer, Failure, Kind
+from slipstream.transport.origin import parse_url
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})")
 _UNSATISFIED = re.compile(r"bytes \*/(\d{1,19})")
@@ -83,11 +84,14 @@ def redirected(url: str, head: Head) -> str:
         Failure: nowhere, to another scheme than http and https, or from https to http.
     """
     location = head.headers.get("location", "")
-    new = urljoin(url, location)
-    scheme = urlsplit(new).scheme
-    if not location or scheme not in ("http", "https"):
+    try:
+        new = urljoin(url, location)
+        parts, _ = parse_url(new)
+    except ValueError:
+        location = ""
+    if not location:
         raise Failure(Kind.REFUSED, f"HTTP {head.status} redirects to no http or https URL")
-    if scheme == "http" and urlsplit(url).scheme == "https":
+    if parts.scheme == "http" and urlsplit(url).scheme == "https":
         raise Failure(Kind.REFUSED, f"HTTP {head.status} redirects from https to http, which would give up encryption")
     return new
 
@@ -100,6 +104,8 @@ def _range(head: Head, start: int, length: int) -> Part:
     if first != start or not first <= last < min(first + length, size):
         text = f"it was asked for bytes {start}-{start + length - 1}, and sends {first}-{last} of {size}"
         raise Failure(Kind.FAULT, text)
+    if "transfer-encoding" in head.headers:
+        raise Failure(Kind.REFUSED, "it sends a range in chunks (Transfer-Encoding) instead of saying its length")
     if head.length != last - first + 1:
         raise Failure(Kind.FAULT, f"it announces {last - first + 1:,} bytes, but Content-Length is {head.length}")
     return Part(head.length, Pin(size, find_validator(head)))
@@ -109,7 +115,8 @@ def _whole(head: Head, start: int, length: int) -> Part:
     """A server that ignores ranges sends everything: good enough for what is small and wanted from its start."""
     if start == 0 and head.length is not None and head.length <= length:
         return Part(head.length, Pin(head.length, find_validator(head)))
-    raise Failure(Kind.REFUSED, "it answered 200 with the whole blob: it does not serve ranges")
+    text = "it answered 200 with the whole blob: it does not serve ranges, so download the blob first"
+    raise Failure(Kind.REFUSED, text, answer=Answer(200))
 
 
 def _strong(etag: str | None) -> str:

@@ -15,12 +15,13 @@ from urllib.parse import urlsplit
 
 from slipstream.options import Options
 from slipstream.transport.access import BlobAccess, Grant
-from slipstream.transport.answers import Part, Pin, check_part, redirected, unsatisfied_size
+from slipstream.transport.answers import Part, Pin, check_part, find_validator, redirected, unsatisfied_size
 from slipstream.transport.connection import Connection, Head
 from slipstream.transport.failures import Failure, Kind, explain_answer, explain_os_error
 from slipstream.transport.limit import BandwidthLimit
-from slipstream.transport.origin import Origin, split_url
+from slipstream.transport.origin import split_url
 from slipstream.transport.pool import Pool
+from slipstream.transport.redaction import find_secrets
 from slipstream.transport.retry import RetryBudget, pause_before
 from slipstream.transport.transfer import Transfer, TransferStopped
 from slipstream.transport.wording import explain_failure
@@ -60,7 +61,9 @@ class RangeClient:
         self._budget = RetryBudget(options.retries)
         self._limit = None if options.bandwidth_limit is None else BandwidthLimit(options.bandwidth_limit)
         self._deadline = None if options.deadline_s is None else monotonic() + options.deadline_s
-        self._lock = Lock()  # guards the two below
+        self._lock = Lock()  # guards those below
+        self._closed = False
+        self._transfers: set[Transfer] = set()  # under way
         self._counts = dict.fromkeys(NetworkStats.__slots__, 0)
         self._moved: dict[str, str] = {}  # where a granted URL was redirected to
 
@@ -79,7 +82,12 @@ class RangeClient:
                 self._counts[name] += number
 
     def close(self) -> None:
-        """Closes idle connections; those in use are closed when their range ends."""
+        """Stops what is being read, without waiting for that, and closes all connections. Safe to call again."""
+        with self._lock:
+            self._closed = True
+            transfers = list(self._transfers)
+        for transfer in transfers:
+            transfer.begin_stop()
         self._pool.close()
 
     def discover(self, access: BlobAccess, length: int) -> tuple[bytes, Pin]:
@@ -90,7 +98,7 @@ class RangeClient:
         """
         target = bytearray(length)
         reading = _Reading(access, None, 0, memoryview(target), Transfer())
-        self._read(reading)
+        self._read_tracked(reading)
         assert reading.pin is not None
         return bytes(memoryview(target)[: min(length, reading.pin.size)]), reading.pin
 
@@ -109,25 +117,43 @@ class RangeClient:
             BlobNotFoundError, AccessDeniedError, BlobChangedError, UsageError, ReadError: what could not be healed;
                 they say what, where, how often it was tried, and what to check next.
         """
-        self._read(_Reading(access, pin, start, target, transfer))
+        self._read_tracked(_Reading(access, pin, start, target, transfer))
+
+    def _read_tracked(self, reading: _Reading) -> None:
+        """Reads so that `close` can stop it."""
+        with self._lock:
+            self._transfers.add(reading.transfer)
+            if self._closed:
+                reading.transfer.begin_stop()
+        try:
+            self._read(reading)
+        finally:
+            with self._lock:
+                self._transfers.discard(reading.transfer)
 
     def _read(self, reading: _Reading) -> None:
         while not reading.is_done:
             landed = reading.transfer.landed
-            try:
-                self._attempt(reading)
-                self._budget.earn()
-            except Failure as failure:
-                if reading.transfer.stopped:
-                    raise TransferStopped from None
-                if reading.transfer.landed > landed:
-                    reading.note_progress()
-                pause_s = self._heal(failure, reading)
-            else:
+            failure = self._try(reading)
+            if failure is None or reading.transfer.landed > landed:
                 reading.note_progress()
+            if failure is None:
+                self._budget.earn()
                 continue
+            if reading.transfer.stopped:
+                raise TransferStopped
+            pause_s = self._heal(failure, reading)
             if pause_s:
                 reading.transfer.pause(pause_s)
+
+    def _try(self, reading: _Reading) -> Failure | None:
+        """One attempt. Its failure is kept as a value: frames and contexts would keep the target's memory alive."""
+        try:
+            self._attempt(reading)
+        except Failure as failure:
+            failure.__context__ = None
+            return failure.with_traceback(None)
+        return None
 
     def _heal(self, failure: Failure, reading: _Reading) -> float:
         """Seconds to wait before the next attempt; raises where there is none."""
@@ -136,17 +162,18 @@ class RangeClient:
             return 0.0
         reading.failures += 1
         reading.failures_in_row += 1
-        problem = self._why_not_again(failure, reading)
+        again_at_once = failure.kind is Kind.EXPIRED
+        pause_s = 0.0 if again_at_once else pause_before(reading.failures_in_row, failure.retry_after_s)
+        problem = self._why_not_again(failure, reading, pause_s)
         if problem is not None:
-            raise explain_failure(failure, reading, problem) from None
+            raise explain_failure(failure, reading, problem)
         self.count(retries=1, throttled=int(failure.kind is Kind.BUSY))
-        if failure.kind is Kind.EXPIRED:
+        if again_at_once:
             reading.refused = reading.grant
-            return 0.0
-        return pause_before(reading.failures_in_row, failure.retry_after_s)
+        return pause_s
 
-    def _why_not_again(self, failure: Failure, reading: _Reading) -> str | None:
-        """Why there is no further attempt, in words for the error; None where there is one."""
+    def _why_not_again(self, failure: Failure, reading: _Reading, pause_s: float) -> str | None:
+        """Why there is no further attempt after a pause, in words for the error; None where there is one."""
         if failure.kind in (Kind.REFUSED, Kind.CHANGED):
             return ""
         if failure.kind is Kind.EXPIRED:
@@ -154,42 +181,62 @@ class RangeClient:
                 return ""
             renewed = reading.access.grant(reading.grant)
             return "" if renewed is reading.grant else None
-        if self._deadline is not None and monotonic() >= self._deadline:
-            return f"deadline_s={self._options.deadline_s:g} has passed"
+        if self._deadline is not None and monotonic() + pause_s >= self._deadline:
+            return f"the limit deadline_s={self._options.deadline_s:g} leaves no time for another attempt: raise it"
         if reading.failures_in_row >= self._options.attempts:
             return ""
         if not self._budget.try_spend():
-            return f"the load's budget of retries={self._budget.retries} is used up"
+            return (
+                f"the load's budget of retries={self._budget.retries} is used up: raise it, or look why so much fails"
+            )
         return None
 
     def _attempt(self, reading: _Reading) -> None:
         """One request for what has not landed yet."""
         reading.grant = reading.access.grant(reading.refused)
-        url = self._moved.get(reading.grant.url, reading.grant.url)
+        granted = reading.grant.url
+        url = remembered = self._moved.get(granted, granted)
         for _ in range(_MOST_REDIRECTS + 1):
-            url_next = self._request(reading, reading.grant, url)
+            try:
+                url_next = self._request(reading, reading.grant, url)
+            except Failure as failure:
+                if url == remembered != granted:
+                    self._forget_move(granted, remembered, failure)
+                raise
             if url_next is None:
-                if url != reading.grant.url:
-                    self._moved[reading.grant.url] = url
+                if url != granted:
+                    self._moved[granted] = url
                 return
             url = url_next
         raise Failure(Kind.REFUSED, f"it redirects more than {_MOST_REDIRECTS} times")
 
+    def _forget_move(self, granted: str, remembered: str, failure: Failure) -> None:
+        """Asks the granted URL again where a place it once redirected to has gone: for good, or as it seems."""
+        is_gone = failure.answer is not None and failure.answer.status in _GONE
+        if (is_gone or failure.network is not None) and self._moved.get(granted) == remembered:
+            self._moved.pop(granted, None)
+        if is_gone:
+            raise Failure(Kind.STALE, "the place it was redirected to is no longer good") from None
+
     def _request(self, reading: _Reading, grant: Grant, url: str) -> str | None:
         """Asks one URL for the range and receives it; returns where it redirects to instead, if it does."""
         origin, target = split_url(url, grant)
-        connection = self._connect(origin)
+        kept = self._pool.take(origin)
+        connection = kept or Connection(origin)
         whole = False
         try:
             reading.transfer.enter(connection)
             try:
+                if not kept:
+                    connection.open(timeout_s=self._timeout(self._options.connect_timeout_s))
+                    self.count(connections=1)
                 self.count(requests=1)
                 reading.transfer.requests += 1
                 headers = reading.headers(grant if _same_host(url, grant.url) else None)
                 head = connection.request(target, headers, timeout_s=self._timeout(self._options.first_byte_timeout_s))
                 if head.status in _REDIRECTS and not _is_region_error(reading.access, head):
                     return redirected(url, head)
-                part = self._check(reading, head, connection, grant, url)
+                part = self._check(reading, head, connection, url)
                 if part is not None:
                     self._receive(connection, reading, part)
                 whole = head.keeps_alive
@@ -202,45 +249,40 @@ class RangeClient:
                 connection.close()
         return None
 
-    def _connect(self, origin: Origin) -> Connection:
-        connection = self._pool.take(origin)
-        if connection is None:
-            connection = Connection(origin, timeout_s=self._timeout(self._options.connect_timeout_s))
-            self.count(connections=1)
-        return connection
-
-    def _check(self, reading: _Reading, head: Head, connection: Connection, grant: Grant, url: str) -> Part | None:
+    def _check(self, reading: _Reading, head: Head, connection: Connection, url: str) -> Part | None:
         """What the body will be; None where the blob is empty, and is only being discovered."""
         if head.status in (200, 206):
             part = check_part(head, reading.position, reading.remaining, reading.pin)
             reading.found(part.pin)
             return part
+        body = connection.receive_error(head, timeout_s=self._timeout(self._options.connect_timeout_s))
+        self.count(discarded_bytes=len(body))
         if head.status == 416:
             size = unsatisfied_size(head)
-            if size == 0 and reading.pin is None:
-                connection.receive_error(head)
-                reading.found(Pin(0, head.headers.get("etag")))
+            if not size and reading.pin is None:  # from its first byte on there is nothing: it is empty
+                reading.found(Pin(0, find_validator(head)))
                 return None
-            shorter = "" if size is None else f": it now has {size:,} bytes"
-            raise Failure(Kind.CHANGED, f"HTTP 416, the range is beyond its end{shorter}")
-        if url != grant.url and head.status in _GONE and self._moved.pop(grant.url, ""):
-            raise Failure(Kind.STALE, "the place it was redirected to is no longer good")
-        connection.set_timeout(self._timeout(self._options.connect_timeout_s))
-        body = connection.receive_error(head)
-        self.count(discarded_bytes=len(body))
-        raise explain_answer(head.status, head.headers, body)
+            if reading.pin is not None:
+                shorter = "" if size is None else f": it now has {size:,} bytes"
+                raise Failure(Kind.CHANGED, f"HTTP 416, the range is beyond its end{shorter}")
+        assert reading.grant is not None
+        secrets = find_secrets(url, reading.grant.headers)
+        raise explain_answer(head.status, head.headers, body.decode("utf-8", "replace"), secrets)
 
     def _receive(self, connection: Connection, reading: _Reading, part: Part) -> None:
         """Receives the body into the target. The loop runs once for each 16 KB with TLS: every line counts."""
         transfer, target, limit = reading.transfer, reading.target, self._limit
-        stall_s = self._options.stall_timeout_s
-        connection.set_timeout(self._timeout(stall_s))
+        connection.set_timeout(self._timeout(self._options.stall_timeout_s))
         position = transfer.landed
         end = position + part.length
-        position += connection.take_rest(target[position:end])
+        count = connection.take_rest(target[position:end])
+        position += count
         transfer.landed = position
+        if limit is not None:
+            transfer.pause(limit.charge(count))
         receive_more = connection.receive_more
         mark, mark_position = monotonic(), position
+        look_at = self._next_look(mark)
         try:
             while position < end:
                 stop = end if limit is None else min(end, position + limit.slice_bytes)
@@ -251,18 +293,23 @@ class RangeClient:
                 position += count
                 transfer.landed = position
                 now = monotonic()
-                if now - mark >= stall_s:
+                if now >= look_at:
                     self._check_speed(position - mark_position, now - mark)
-                    mark, mark_position = now, position
+                    mark, mark_position, look_at = now, position, self._next_look(now)
                 if limit is not None and (wait_s := limit.charge(count)):
                     transfer.pause(wait_s)
         except OSError as error:
             raise explain_os_error(error, "receiving") from None
 
+    def _next_look(self, now: float) -> float:
+        """When to look whether enough has come, and whether there is time for more."""
+        look_at = now + self._options.stall_timeout_s
+        return look_at if self._deadline is None else min(look_at, self._deadline)
+
     def _check_speed(self, count: int, seconds: float) -> None:
-        if count < _SLOWEST_BYTES and self._limit is None:
-            raise Failure(Kind.LOST, f"only {count:,} bytes came in {seconds:.0f} s", network="timeout")
         self._timeout(0.0)
+        if count < _SLOWEST_BYTES and self._limit is None:
+            raise Failure(Kind.LOST, f"only {count:,} bytes came in {seconds:.1f} s", network="timeout")
 
     def _timeout(self, seconds: float) -> float:
         """The timeout for a call, shortened by the deadline."""

@@ -9,19 +9,24 @@ recv_into into the destination), but know after each call how many bytes are the
 from __future__ import annotations
 
 import contextlib
+import re
 import select
 import socket
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from time import monotonic
 from typing import cast
 
+from slipstream.errors import UsageError
 from slipstream.transport.failures import Failure, Kind, explain_os_error
 from slipstream.transport.origin import Origin, tls_context
 
+_UNSENDABLE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
 _MOST_HEAD_BYTES = 64 << 10
 _FIRST_READ_BYTES = 16 << 10  # of the answer: the head, and what of the body came with it
 _MOST_ERROR_BYTES = 16 << 10
+_MOST_INTERIM = 8  # answers such as 100 and 103 before the real one
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +43,14 @@ class Head:
 
     @property
     def length(self) -> int | None:
-        """Bytes of the body; None where the response does not say."""
-        text = self.headers.get("content-length", "")
+        """Bytes of the body; None where the response does not say, or sends it in chunks (RFC 9112, 6.3)."""
+        text = "" if "transfer-encoding" in self.headers else self.headers.get("content-length", "")
         return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
 
     @property
     def keeps_alive(self) -> bool:
         """Whether the connection can be used again after the body."""
-        return self.headers.get("connection", "").lower() != "close" and "transfer-encoding" not in self.headers
+        return "close" not in self.headers.get("connection", "").lower() and "transfer-encoding" not in self.headers
 
 
 class Connection:
@@ -56,49 +61,61 @@ class Connection:
         served: how many responses it has given.
     """
 
-    def __init__(self, origin: Origin, *, timeout_s: float) -> None:
-        """Connects: TCP, the proxy's tunnel, TLS.
+    def __init__(self, origin: Origin) -> None:
+        """Looks the host up, which nobody can abort; `open` connects.
 
         Raises:
-            Failure: any of them failed; nothing is left open.
+            Failure: it cannot be found.
         """
         self.origin = origin
         self.served = 0
         self._rest = memoryview(b"")  # of the body, received with the head
+        self._aborted = False
         target = origin.proxy or origin
         try:
-            plain = socket.create_connection((target.host, target.port), timeout_s)
+            self._addresses = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+            self._socket = socket.socket(*self._addresses[0][:3])
         except OSError as error:
             raise _at_proxy(explain_os_error(error, "connecting"), origin) from None
-        self._socket: socket.socket = plain
+
+    def open(self, *, timeout_s: float) -> None:
+        """Connects: TCP, the proxy's tunnel, TLS.
+
+        Raises:
+            Failure: any of them failed. The connection is to be closed all the same.
+        """
+        until = monotonic() + timeout_s
         try:
-            plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if origin.scheme == "https":
-                if origin.proxy is not None:
-                    self._open_tunnel(origin.proxy.authorization)
-                self._socket = tls_context(origin.ca_bundle).wrap_socket(plain, server_hostname=origin.host)
+            self._connect(until)
         except OSError as error:
-            self.close()
+            raise _at_proxy(explain_os_error(error, "connecting"), self.origin) from None
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self.origin.scheme == "https":
+                if self.origin.proxy is not None:
+                    self._open_tunnel(self.origin.proxy.authorization, until)
+                self._greet(until)
+        except OSError as error:
             raise explain_os_error(error, "greeting") from None
-        except BaseException:
-            self.close()
-            raise
 
     def request(self, target: str, headers: Mapping[str, str], *, timeout_s: float) -> Head:
         """Sends a GET and receives the head of the answer; the body is received by `receive`.
 
         Raises:
             Failure: STALE where the server had closed the connection after an earlier answer.
+            UsageError: a header cannot be sent; nothing was.
         """
         lines = [f"GET {self._absolute(target)} HTTP/1.1", f"Host: {self.origin.host_header}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         if self.origin.proxy is not None and self.origin.scheme == "http" and self.origin.proxy.authorization:
             lines.append(f"Proxy-Authorization: {self.origin.proxy.authorization}")
+        if any(_UNSENDABLE.search(line) for line in lines):
+            raise UsageError("a token or header in storage_options holds a character that no HTTP header may have")
         try:
             self._socket.settimeout(timeout_s)
             self._socket.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
-            head = self._receive_head()
+            head = self._receive_head(monotonic() + timeout_s)
         except TimeoutError as error:
             raise explain_os_error(error, "waiting for the first byte") from None
         except OSError as error:
@@ -133,13 +150,18 @@ class Connection:
     def _receive_plain(self, length: int, target: memoryview) -> int:
         return self._socket.recv_into(target, length)
 
-    def receive_error(self, head: Head) -> bytes:
-        """What a refusal says, as far as it is short. The connection is of no more use afterwards."""
+    def receive_error(self, head: Head, *, timeout_s: float) -> bytes:
+        """What a refusal says, as far as it is short and comes in time."""
+        until = monotonic() + timeout_s
         body = bytearray(_MOST_ERROR_BYTES)
         wanted = min(head.length if head.length is not None else len(body), len(body))
         count = 0
         with contextlib.suppress(OSError):
-            while count < wanted and (more := self.receive(memoryview(body)[count:wanted])):
+            while count < wanted:
+                self._wait_until(until)
+                more = self.receive(memoryview(body)[count:wanted])
+                if not more:
+                    break
                 count += more
                 if head.length is None and body.rfind(b"0\r\n\r\n", 0, count) >= 0:  # the last chunk
                     break
@@ -151,14 +173,17 @@ class Connection:
 
     def abort(self) -> None:
         """Makes the call that another thread is in, and every later one, end at once."""
+        self._aborted = True
         with contextlib.suppress(OSError):
             socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # not SSLSocket's, which forgets the TLS state
 
     def is_readable(self) -> bool:
         """Whether something came unasked, as the end of the connection does: then it cannot be used again."""
+        if self._rest or (isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()):
+            return True
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
-        return bool(self._rest) or bool(poll.poll(0))
+        return bool(poll.poll(0))
 
     def close(self) -> None:
         """Closes the socket."""
@@ -168,32 +193,79 @@ class Connection:
         plain_proxy = self.origin.proxy is not None and self.origin.scheme == "http"
         return f"http://{self.origin.host_header}{target}" if plain_proxy else target
 
-    def _open_tunnel(self, authorization: str) -> None:
+    def _connect(self, until: float) -> None:
+        """TCP, to the first of the host's addresses that answers."""
+        for place, (family, kind, protocol, _, address) in enumerate(self._addresses):
+            if place:
+                self._socket.close()
+                self._socket = socket.socket(family, kind, protocol)
+            now = monotonic()
+            self._wait_until(now + (until - now) / (len(self._addresses) - place))
+            try:
+                self._socket.connect(address)
+                return
+            except OSError:
+                if self._aborted or place == len(self._addresses) - 1:
+                    raise
+
+    def _open_tunnel(self, authorization: str, until: float) -> None:
         host = f"[{self.origin.host}]" if ":" in self.origin.host else self.origin.host
         lines = [f"CONNECT {host}:{self.origin.port} HTTP/1.1", f"Host: {host}:{self.origin.port}"]
         if authorization:
             lines.append(f"Proxy-Authorization: {authorization}")
         self._socket.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
-        head = self._receive_head()
+        head = self._receive_head(until)
         if head.status != 200:
             text = f"the proxy answered HTTP {head.status} to CONNECT"
             raise Failure(Kind.REFUSED if head.status < 500 else Kind.FAULT, text, network="proxy")
+        if self._rest:  # it would pass for an answer of the server that TLS has vouched for
+            raise Failure(Kind.REFUSED, "the proxy put bytes of its own into the tunnel", network="proxy")
 
-    def _receive_head(self) -> Head:
-        buffer = bytearray(_FIRST_READ_BYTES)
-        count = 0
+    def _greet(self, until: float) -> None:
+        """TLS. In two steps, so that `abort` finds the socket that waits."""
+        context = tls_context(self.origin.ca_bundle)
+        host = self.origin.host
+        tls = context.wrap_socket(self._socket, server_hostname=host, do_handshake_on_connect=False)
+        self._socket = tls
+        self._wait_until(until)
+        tls.do_handshake()
+
+    def _wait_until(self, until: float) -> None:
+        """Lets the next call wait until then.
+
+        Raises:
+            OSError: that has passed, or the connection was aborted before there was something to abort.
+        """
+        left_s = until - monotonic()
+        if left_s <= 0:
+            raise TimeoutError
+        if self._aborted:
+            raise ConnectionAbortedError
+        self._socket.settimeout(left_s)
+
+    def _receive_head(self, until: float) -> Head:
+        """The head of the answer itself, behind those that only announce it."""
+        for _ in range(_MOST_INTERIM):
+            head = self._receive_any_head(until)
+            if head.status >= 200:
+                return head
+        raise Failure(Kind.FAULT, f"it sent {_MOST_INTERIM} interim answers and none to the request")
+
+    def _receive_any_head(self, until: float) -> Head:
+        buffer = bytearray(max(_FIRST_READ_BYTES, len(self._rest)))
+        count = self.take_rest(memoryview(buffer))
         while (end := buffer.find(b"\r\n\r\n", 0, count)) < 0:
             if count == len(buffer):
                 if count >= _MOST_HEAD_BYTES:
                     raise Failure(Kind.FAULT, f"the answer's headers are longer than {_MOST_HEAD_BYTES:,} bytes")
                 buffer += bytes(count)
-            more = self.receive(memoryview(buffer)[count:])
+            self._wait_until(until)
+            more = self.receive_more(len(buffer) - count, memoryview(buffer)[count:])
             if not more:
                 raise self._stale() if self.served and not count else _closed()
             count += more
-        head = _parse_head(bytes(buffer[:end]))
         self._rest = memoryview(buffer)[end + 4 : count]
-        return self._receive_head() if 100 <= head.status < 200 else head
+        return _parse_head(bytes(memoryview(buffer)[:end]))
 
     def _stale(self) -> Failure:
         return Failure(Kind.STALE, "the server had closed the connection")
@@ -222,5 +294,9 @@ def _parse_head(head: bytes) -> Head:
         name, colon, value = line.partition(":")
         if not colon or not name or name != name.strip():
             raise Failure(Kind.FAULT, "the answer has a malformed header")
-        headers.setdefault(name.lower(), value.strip())
+        kept = headers.setdefault(name.lower(), value.strip())
+        if kept != value.strip() and name.lower() == "content-length":
+            raise Failure(Kind.FAULT, "the answer has two lengths")
+    if version == "HTTP/1.0":  # where connections end by default
+        headers.setdefault("connection", "close")
     return Head(int(status), headers)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from enum import Enum, auto
 from time import time
 
 from slipstream.transport.advice import NetworkFault, find_fault, parse_refusal
-from slipstream.transport.redaction import redact_text
+from slipstream.transport.redaction import redact_secrets, redact_text
 
 _LONGEST_MESSAGE = 300
 _LONGEST_WAIT_S = 60.0
@@ -118,9 +118,19 @@ def explain_os_error(error: OSError, doing: str) -> Failure:
             return Failure(Kind.LOST, f"the connection failed while {doing} ({said})", network="network")
 
 
-def explain_answer(status: int, headers: Mapping[str, str], body: bytes) -> Failure:
-    """The failure for a response that is not the range that was asked for."""
-    answer = _read_answer(status, headers, body)
+def explain_answer(status: int, headers: Mapping[str, str], body: str, secrets: Iterable[str] = ()) -> Failure:
+    """The failure for a response that is not the range that was asked for.
+
+    Args:
+        status: of the response.
+        headers: of the response.
+        body: as far as it came.
+        secrets: of the request, which the response may repeat.
+    """
+    answer = _read_answer(status, headers, body, secrets)
+    if status == 407:
+        text = "the proxy wants a user and a password that it knows, HTTP 407"
+        return Failure(Kind.REFUSED, text, answer=answer, network="proxy")
     text = f"HTTP {status}" + (f" {answer.code}" if answer.code else "")
     if answer.message:
         text += f": {answer.message}"
@@ -138,15 +148,15 @@ def _kind(answer: Answer) -> Kind:
     return Kind.BUSY if answer.status in (429, 503) or answer.code in _THROTTLING else Kind.FAULT
 
 
-def _read_answer(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
-    text = body.decode("utf-8", "replace")
+def _read_answer(status: int, headers: Mapping[str, str], text: str, secrets: Iterable[str]) -> Answer:
     code, message, region = parse_refusal(text)
     if not code and not message and (title := _TITLE.search(text)):  # a web server's page for people
         message = title[1].strip().removeprefix(str(status)).strip()
     code = headers.get("x-ms-error-code") or code or ""
     region = headers.get("x-amz-bucket-region") or region or ""
     request_id = next((headers[name] for name in _REQUEST_IDS if name in headers), "")
-    return Answer(status, _clean(code), _clean(message or ""), _clean(request_id), _clean(region))
+    said = (code, message or "", request_id, region)
+    return Answer(status, *(_clean(redact_secrets(part, secrets)) for part in said))
 
 
 def _clean(text: str) -> str:

@@ -63,24 +63,42 @@ def split_url(url: str, grant: Grant) -> tuple[Origin, str]:
     """Where a URL leads, and what a request to it asks for.
 
     Raises:
+        UsageError: see `parse_url`, and of the proxy.
+    """
+    parts, host = parse_url(url)
+    target = _target(parts)
+    proxy = _find_proxy(parts, grant.proxy)
+    return Origin(parts.scheme, host, parts.port or _PORTS[parts.scheme], grant.ca_bundle, proxy), target
+
+
+def parse_url(url: str) -> tuple[SplitResult, str]:
+    """A URL's parts, and its host as the resolver takes it.
+
+    Raises:
         UsageError: it is no http or https URL, or holds a character that would end the request's line.
     """
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
+        port = 0
+    if port == 0:
         raise UsageError(f"{redact_url(url)} is not a URL: its host or port is malformed") from None
     if parts.scheme not in _PORTS or not parts.hostname:
         raise UsageError(f"{redact_url(url)} is not an http or https URL with a host")
-    target = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._") + ("?" + parts.query if parts.query else "")
-    if not target.isascii() or any(character <= " " for character in target + parts.netloc):
+    text = _target(parts) + parts.netloc
+    if not _target(parts).isascii() or any(character <= " " for character in text):
         raise UsageError(f"{redact_url(url)} holds characters that a URL must percent-encode")
     try:
-        host = parts.hostname.encode("idna").decode()
+        return parts, parts.hostname.encode("idna").decode()
     except UnicodeError:
-        raise UsageError(f"{redact_url(url)} has a host that is no valid name") from None
-    proxy = _find_proxy(parts, grant.proxy)
-    return Origin(parts.scheme, host, port or _PORTS[parts.scheme], grant.ca_bundle, proxy), target
+        pass
+    raise UsageError(f"{redact_url(url)} has a host that is no valid name")
+
+
+def _target(parts: SplitResult) -> str:
+    path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
+    return f"{path}?{parts.query}" if parts.query else path
 
 
 def _find_proxy(parts: SplitResult, asked: str | None) -> Proxy | None:
@@ -95,12 +113,15 @@ def _find_proxy(parts: SplitResult, asked: str | None) -> Proxy | None:
 
 @lru_cache
 def _parse_proxy(url: str) -> Proxy:
-    parts = urlsplit(url if "://" in url else f"http://{url}")
-    if parts.scheme != "http" or not parts.hostname:
+    try:
+        parts, host = parse_url(url if "://" in url else f"http://{url}")
+    except UsageError:
+        parts = None
+    if parts is None or parts.scheme != "http":
         raise UsageError(f"the proxy {redact_url(url)} is not an http:// URL: slipstream speaks to HTTP proxies")
     login = parts.netloc.rpartition("@")[0]
     authorization = "Basic " + b64encode(unquote(login).encode()).decode() if login else ""
-    return Proxy(parts.hostname, parts.port or 80, authorization)
+    return Proxy(host, parts.port or 80, authorization)
 
 
 def tls_context(ca_bundle: str | None) -> ssl.SSLContext:

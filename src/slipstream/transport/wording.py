@@ -63,9 +63,11 @@ def _class(failure: Failure) -> type[SlipstreamError]:
 def _next_step(failure: Failure, reading: _Reading) -> str:
     if failure.kind is Kind.CHANGED:
         return "it was changed while it was loaded: load it again once its writer is done"
+    if failure.network is not None:
+        return advise_network(reading.access.kind, failure.network)
     if failure.answer is not None:
         answer = failure.answer
         return reading.access.advise(answer.status, answer.code or None, answer.region or None)
-    if failure.network is not None:
-        return advise_network(reading.access.kind, failure.network)
-    return ""
+    if failure.kind is Kind.LOST:
+        return ""
+    return "look at the server, and at what is between it and this computer: it breaks the rules of HTTP for ranges"
