@@ -121,7 +121,7 @@ def test_debug_adds_the_traceback(tmp_path: Path) -> None:
 def test_further_failures_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """The notes attached to an error, which are the failures that came after it, follow it as paragraphs."""
 
-    def fail(uri: str) -> None:
+    def fail(uri: str, **settings: object) -> None:
         error = ReadError("the disk failed")
         error.add_note("another read failed, too")
         raise error
@@ -146,7 +146,7 @@ def test_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_our_own_bugs_are_not_dressed_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """An exception that is not of slipstream's tree stays one, so that its traceback is seen."""
 
-    def fail(uri: str) -> None:
+    def fail(uri: str, **settings: object) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(slipstream, "inspect", fail)

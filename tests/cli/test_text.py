@@ -63,6 +63,11 @@ def test_format_seconds(seconds: float, shown: str) -> None:
         (["/a/b/x", "/a/b/c/x"], ["x", "c/x"]),
         (["/a/bc/x", "/a/bd/x"], ["bc/x", "bd/x"]),
         (["/x", "/x"], ["x", "x"]),
+        (["s3://models/a/x.safetensors"], ["x.safetensors"]),
+        (["https://h/a/x.safetensors?..."], ["x.safetensors?..."]),
+        (["s3://models/a/x", "s3://models/a/b/y"], ["x", "b/y"]),
+        (["s3://models/x", "s3://others/x"], ["models/x", "others/x"]),
+        (["s3://models/x", "gs://models/x", "/models/x"], ["s3://models/x", "gs://models/x", "/models/x"]),
     ],
 )
 def test_short_names(uris: list[str], shown: list[str]) -> None:

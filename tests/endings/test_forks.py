@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import gc
-import os
-import signal
 import threading
-import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,12 +11,12 @@ from pathlib import Path
 import pytest
 
 import slipstream
+from slipstream.testing.process_watch import run_in_child
 from slipstream.types import Strategy
 from tests.endings.conftest import Sample
 from tests.endings.sample import as_bytes, write_sample
 
 Look = Callable[..., None]
-_CHILD_MAY_TAKE_S = 10
 
 
 @pytest.fixture(autouse=True)
@@ -28,26 +25,6 @@ def fork_is_meant() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         yield
-
-
-def run_in_child(function: Callable[[], None]) -> str:
-    """Runs a function in a forked process; what went wrong there, or nothing. A child that hangs is ended."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(_CHILD_MAY_TAKE_S)
-            function()
-        except BaseException:
-            os.write(writing, traceback.format_exc().encode())
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with open(reading) as pipe:
-        text = pipe.read()
-    _, status = os.waitpid(child, 0)
-    return text or ("" if status == 0 else f"the child hung, and ended with status {status}")
 
 
 def open_stream(sample: Sample, options: slipstream.Options) -> slipstream.TensorStream:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 import typer
 
 from slipstream import Options
+from slipstream.errors import UsageError
 from slipstream.options import make_options, parse_bytes
 
 _HOW = "How to read"
+_STORES = "Object stores and HTTP"
+
+StorageOptions: TypeAlias = dict[str, "str | StorageOptions"]
 
 Uris = Annotated[
     list[str],
-    typer.Argument(metavar="URI", help="Files, directories or globs; together they are one checkpoint."),
+    typer.Argument(
+        metavar="URI",
+        help="Files, directories or globs, s3://, gs:// or az:// prefixes, or URLs; together they are one checkpoint.",
+    ),
 ]
 Device = Annotated[str, typer.Option(help="Where the tensors shall be.")]
 Framework = Annotated[
@@ -35,7 +42,7 @@ Strategy = Annotated[
 ]
 Concurrency = Annotated[
     str | None,
-    typer.Option(metavar="auto|N", help="Reads in flight. auto takes what suits the strategy.", rich_help_panel=_HOW),
+    typer.Option(metavar="auto|N", help="Reads in flight. auto finds what suits.", rich_help_panel=_HOW),
 ]
 ChunkBytes = Annotated[
     str | None,
@@ -47,18 +54,49 @@ MemoryLimit = Annotated[
         metavar="SIZE", help="The most memory for tensors in flight, for example 256MiB.", rich_help_panel=_HOW
     ),
 ]
+StorageOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="How the store is reached: endpoint, region, anonymous, ca_bundle and others, s3.KEY for S3 alone. May be "
+        "given several times. Secrets are better in the environment.",
+        rich_help_panel=_STORES,
+    ),
+]
+Retries = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="How many failed requests may be healed in all.", rich_help_panel=_STORES),
+]
+Deadline = Annotated[
+    float | None, typer.Option(metavar="SECONDS", help="How long it may take in all.", rich_help_panel=_STORES)
+]
+BandwidthLimit = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Bytes per second at most, for example 500MB.", rich_help_panel=_STORES),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 ENVIRONMENT = (
     "How to read can also be set in the environment: SLIPSTREAM_STRATEGY, SLIPSTREAM_CONCURRENCY, "
-    "SLIPSTREAM_CHUNK_BYTES, SLIPSTREAM_MEMORY_LIMIT. An argument goes first."
+    "SLIPSTREAM_CHUNK_BYTES, SLIPSTREAM_MEMORY_LIMIT, SLIPSTREAM_RETRIES and others. An argument goes first."
+)
+CLOUD_ENVIRONMENT = (
+    "How stores are reached is also taken from each cloud's own variables: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, "
+    "GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_KEY and others."
 )
 
 
 def read_options(
-    strategy: str | None, concurrency: str | None, chunk_bytes: str | None, memory_limit: str | None
+    *,
+    strategy: str | None,
+    concurrency: str | None,
+    chunk_bytes: str | None,
+    memory_limit: str | None,
+    retries: int | None,
+    deadline: float | None,
+    bandwidth_limit: str | None,
 ) -> Options:
     """Options of the arguments given; what is left out stays as the environment or the default has it.
 
@@ -70,7 +108,41 @@ def read_options(
         concurrency=int(concurrency) if concurrency is not None and concurrency.isdecimal() else concurrency,
         chunk_bytes=None if chunk_bytes is None else parse_bytes(chunk_bytes),
         memory_limit=None if memory_limit is None else parse_bytes(memory_limit),
+        retries=retries,
+        deadline_s=deadline,
+        bandwidth_limit=None if bandwidth_limit is None else parse_bytes(bandwidth_limit),
     )
+
+
+def read_storage_options(given: Sequence[str] | None) -> StorageOptions | None:
+    """The mapping that KEY=VALUE arguments stand for; a dot in a key begins a mapping in it. The last of a key counts.
+
+    Which keys there are is the library's to say.
+
+    Raises:
+        UsageError: an argument of another form. The text does not repeat it: it may be a secret.
+    """
+    if not given:
+        return None
+    options: StorageOptions = {}
+    for number, argument in enumerate(given, 1):
+        key, equals, value = argument.partition("=")
+        *scopes, name = key.split(".")
+        inner = options
+        for scope in scopes:
+            found = inner.setdefault(scope, {})
+            if not isinstance(found, dict):
+                raise UsageError(f"--storage-option gives {scope} a value and options of its own: give one of the two")
+            inner = found
+        if not equals or not name or not all(scopes):
+            raise UsageError(
+                f"--storage-option number {number} is not of the form KEY=VALUE; write for example "
+                "--storage-option region=eu-central-1"
+            )
+        if isinstance(inner.get(name), dict):
+            raise UsageError(f"--storage-option gives {name} a value and options of its own: give one of the two")
+        inner[name] = value
+    return options
 
 
 def one_or_many(uris: Sequence[str]) -> str | list[str]:

@@ -28,11 +28,13 @@ _MOST_ENTRIES = 24
 
 def inspect(
     uris: arguments.Uris,
+    storage_option: arguments.StorageOption = None,
     as_json: arguments.Json = False,
     debug: arguments.Debug = False,
 ) -> None:
     """List a checkpoint's tensors, dtypes, files and metadata. Reads headers only."""
-    checkpoint = slipstream.inspect(arguments.one_or_many(uris))
+    storage_options = arguments.read_storage_options(storage_option)
+    checkpoint = slipstream.inspect(arguments.one_or_many(uris), storage_options=storage_options)
     if as_json:
         print(json.dumps(_as_json(checkpoint)))
         return
@@ -108,7 +110,7 @@ def _as_json(checkpoint: Checkpoint) -> Mapping[str, object]:
         "bytes": checkpoint.nbytes,
         "dtypes": dtypes,
         "files": [
-            {"uri": blob.uri, "bytes": blob.size, "metadata": dict(metadata)}
+            {"uri": blob.uri, "bytes": blob.size, "etag": blob.etag, "metadata": dict(metadata)}
             for blob, metadata in zip(checkpoint.blobs, checkpoint.metadata, strict=True)
         ],
         "tensors": [

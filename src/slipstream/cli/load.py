@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from importlib import import_module
 from importlib.util import find_spec
@@ -37,14 +37,26 @@ def load(
     concurrency: arguments.Concurrency = None,
     chunk_bytes: arguments.ChunkBytes = None,
     memory_limit: arguments.MemoryLimit = None,
+    storage_option: arguments.StorageOption = None,
+    retries: arguments.Retries = None,
+    deadline: arguments.Deadline = None,
+    bandwidth_limit: arguments.BandwidthLimit = None,
     as_json: arguments.Json = False,
     quiet: arguments.Quiet = False,
     debug: arguments.Debug = False,
 ) -> None:
     """Stream a checkpoint, drop every tensor, and say how fast it came."""
-    options = arguments.read_options(strategy, concurrency, chunk_bytes, memory_limit)
-    if not all(map(os.path.exists, uris)):
-        slipstream.inspect(arguments.one_or_many(uris))  # a wrong path is told at once, before torch is imported
+    options = arguments.read_options(
+        strategy=strategy,
+        concurrency=concurrency,
+        chunk_bytes=chunk_bytes,
+        memory_limit=memory_limit,
+        retries=retries,
+        deadline=deadline,
+        bandwidth_limit=bandwidth_limit,
+    )
+    storage_options = arguments.read_storage_options(storage_option)
+    _check_paths(uris)
     with shown_progress("reading", quiet=quiet or as_json) as report:
         _import_framework(framework)
 
@@ -57,6 +69,7 @@ def load(
             framework=framework,
             names=names,
             options=options,
+            storage_options=storage_options,
             progress=forward,
         ) as tensors:
             for _, tensor in tensors:
@@ -66,6 +79,13 @@ def load(
         print(json.dumps({**asdict(stats), "gigabytes_per_second": stats.gigabytes_per_second}, indent=2))
     else:
         _print_summary(stats)
+
+
+def _check_paths(uris: Sequence[str]) -> None:
+    """Tells of a wrong path at once, before torch is imported. What is elsewhere would cost its round trips twice."""
+    paths = [uri for uri in uris if "://" not in uri]
+    if not all(map(os.path.exists, paths)):
+        slipstream.inspect(arguments.one_or_many(paths))
 
 
 def _import_framework(name: str | None) -> None:
@@ -97,4 +117,18 @@ def _facts(stats: LoadStats) -> Iterable[tuple[str, str]]:
     yield "first tensor", "none" if first is None else f"after {format_seconds(first)}"
     yield "CPU", f"{format_seconds(stats.cpu_seconds)}{per_gigabyte}"
     yield "reads", f"{stats.reads:,}"
+    if stats.requests:
+        yield from _network_facts(stats)
     yield "peak memory", f"{format_bytes(stats.peak_buffer_bytes)} of buffers"
+
+
+def _network_facts(stats: LoadStats) -> Iterable[tuple[str, str]]:
+    requests = [f"{stats.requests:,}"]
+    if stats.retries:
+        requests.append(f"{stats.retries:,} of them again after a failure")
+    if stats.hedged:
+        requests.append(f"{stats.hedged:,} of them for a range that took long")
+    yield "requests", ", ".join(requests)
+    yield "connections", f"{stats.connections:,}, up to {counted(stats.peak_concurrency, 'read')} in flight"
+    if stats.discarded_bytes:
+        yield "discarded", f"{format_bytes(stats.discarded_bytes)} received and not used"

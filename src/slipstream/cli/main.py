@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import slipstream
-from slipstream.cli.arguments import ENVIRONMENT
+from slipstream.cli.arguments import CLOUD_ENVIRONMENT, ENVIRONMENT
 from slipstream.cli.ending import discard_output, ends_well
 from slipstream.cli.inspect import inspect
 from slipstream.cli.load import load
@@ -24,10 +24,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command(epilog=ENVIRONMENT)(ends_well(load))
-app.command()(ends_well(inspect))
-app.command(epilog=ENVIRONMENT)(ends_well(plan))
-app.command(epilog=LAYOUT_LIST)(ends_well(synth))
+app.command(epilog=f"{ENVIRONMENT}\n\n{CLOUD_ENVIRONMENT}")(ends_well(load))
+app.command(epilog=CLOUD_ENVIRONMENT)(ends_well(inspect))
+app.command(epilog=f"{ENVIRONMENT}\n\n{CLOUD_ENVIRONMENT}")(ends_well(plan))
+app.command(epilog=f"{LAYOUT_LIST}\n\n{CLOUD_ENVIRONMENT}")(ends_well(synth))
 
 
 def _print_version(asked: bool) -> None:

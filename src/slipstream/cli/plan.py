@@ -31,12 +31,27 @@ def plan(
     concurrency: arguments.Concurrency = None,
     chunk_bytes: arguments.ChunkBytes = None,
     memory_limit: arguments.MemoryLimit = None,
+    storage_option: arguments.StorageOption = None,
+    retries: arguments.Retries = None,
+    deadline: arguments.Deadline = None,
+    bandwidth_limit: arguments.BandwidthLimit = None,
     as_json: arguments.Json = False,
     debug: arguments.Debug = False,
 ) -> None:
     """Show what a load would read, how, and why. Reads headers only."""
-    options = arguments.read_options(strategy, concurrency, chunk_bytes, memory_limit)
-    read_plan = slipstream.plan(arguments.one_or_many(uris), device=device, names=names, options=options)
+    options = arguments.read_options(
+        strategy=strategy,
+        concurrency=concurrency,
+        chunk_bytes=chunk_bytes,
+        memory_limit=memory_limit,
+        retries=retries,
+        deadline=deadline,
+        bandwidth_limit=bandwidth_limit,
+    )
+    storage_options = arguments.read_storage_options(storage_option)
+    read_plan = slipstream.plan(
+        arguments.one_or_many(uris), device=device, names=names, options=options, storage_options=storage_options
+    )
     if as_json:
         print(json.dumps(_as_json(read_plan), indent=2))
     else:
@@ -68,9 +83,16 @@ def _facts(read_plan: ReadPlan) -> Iterable[tuple[str, str]]:
     yield "reads", f"{format_bytes(read_plan.nbytes)} in {counted(read_plan.tensor_count, 'tensor')}"
     if skipped:
         yield "skipped", f"{format_bytes(checkpoint.nbytes - read_plan.nbytes)} in {counted(skipped, 'tensor')}"
-    yield "in flight", f"up to {counted(read_plan.concurrency, 'read')}"
+    yield "in flight", _in_flight(read_plan)
     if chunks:
         yield "largest read", ", ".join(format_binary(chunk) for chunk in chunks)
+
+
+def _in_flight(read_plan: ReadPlan) -> str:
+    if read_plan.most_concurrency > read_plan.concurrency:
+        at_first = counted(read_plan.concurrency, "read")
+        return f"{at_first}, growing up to {read_plan.most_concurrency:,} while that is faster"
+    return f"up to {counted(read_plan.concurrency, 'read')}"
 
 
 class _File(NamedTuple):
@@ -107,6 +129,7 @@ def _as_json(read_plan: ReadPlan) -> Mapping[str, object]:
         "skipped_bytes": read_plan.checkpoint.nbytes - read_plan.nbytes,
         "skipped_tensors": len(read_plan.checkpoint.tensors) - read_plan.tensor_count,
         "concurrency": read_plan.concurrency,
+        "most_concurrency": read_plan.most_concurrency,
         "files": [_file_as_json(file) for file in _files(read_plan)],
     }
 

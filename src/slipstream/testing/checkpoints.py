@@ -59,6 +59,18 @@ def encode_index(weight_map: Mapping[str, str], total_size: int) -> bytes:
     return (json.dumps(index, ensure_ascii=False, indent=2) + "\n").encode()
 
 
+def encode_safetensors(
+    tensors: Mapping[str, tuple[Dtype | str, Sequence[int], bytes]], metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """A whole file as `write_safetensors` writes it."""
+    entries = [(name, Dtype(dtype), shape) for name, (dtype, shape, _) in tensors.items()]
+    for name, dtype, shape in entries:
+        given, needed = len(tensors[name][2]), tensor_nbytes(dtype, shape)
+        if given != needed:
+            raise ValueError(f"{name!r}: {dtype} in the shape {list(shape)} takes {needed} bytes, not {given}")
+    return b"".join([encode_header(entries, metadata), *(data for _, _, data in tensors.values())])
+
+
 def write_safetensors(
     path: str | Path,
     tensors: Mapping[str, tuple[Dtype | str, Sequence[int], bytes]],
@@ -74,14 +86,4 @@ def write_safetensors(
     Raises:
         ValueError: bytes that do not agree with dtype and shape.
     """
-    entries = [(name, Dtype(dtype), shape) for name, (dtype, shape, _) in tensors.items()]
-    for name, dtype, shape in entries:
-        given, needed = len(tensors[name][2]), tensor_nbytes(dtype, shape)
-        if given != needed:
-            raise ValueError(f"{name!r}: {dtype} in the shape {list(shape)} takes {needed} bytes, not {given}")
-    header = encode_header(entries, metadata)
-    with open(path, "wb") as file:
-        file.write(header)
-        for _, _, data in tensors.values():
-            file.write(data)
-        return file.tell()
+    return Path(path).write_bytes(encode_safetensors(tensors, metadata))

@@ -41,12 +41,15 @@ class SeaweedFS(Server):
     name = "seaweedfs"
     ports_needed = 6
 
-    def __init__(self, *, tls: ServerCertificate | None = None, directory: Path | None = None) -> None:
+    def __init__(
+        self, *, tls: ServerCertificate | None = None, directory: Path | None = None, data: Path | None = None
+    ) -> None:
         """Starts the server, which takes about 1 s.
 
         Args:
             tls: serve over https, with this certificate.
             directory: where the folder with its data is made; it grows by what is uploaded.
+            data: keeps the data here instead, made if need be; `close` leaves it, and the next server finds it.
 
         Raises:
             ServerError: it did not come up.
@@ -56,6 +59,7 @@ class SeaweedFS(Server):
         self.access_key_id = "slipstream-tests"
         self.secret_access_key = secrets.token_hex(20)
         self.scheme = "https" if tls else "http"
+        self._data = data
         super().__init__(directory)
 
     @property
@@ -103,8 +107,10 @@ class SeaweedFS(Server):
         if weed is None:
             raise FileNotFoundError(why_unavailable())
         s3, filer, master, volume, admin, unused = ports
+        data = (self._data or self.folder).absolute()
+        data.mkdir(parents=True, exist_ok=True)
         options = {
-            "dir": self.folder,
+            "dir": data,
             "ip": "127.0.0.1",
             "ip.bind": "127.0.0.1",
             "s3.port": s3,
@@ -130,7 +136,7 @@ class SeaweedFS(Server):
                 "s3.cert.file": self.tls.certificate.absolute(),
                 "s3.key.file": self.tls.key.absolute(),
             }
-        (self.folder / "mini.options").unlink(missing_ok=True)  # the last start's, which would come before these
+        (data / "mini.options").unlink(missing_ok=True)  # the last start's, which would come before these
         return Launch(
             [weed, "-logtostderr=true", "mini", *(f"-{name}={value}" for name, value in options.items())],
             {"AWS_ACCESS_KEY_ID": self.access_key_id, "AWS_SECRET_ACCESS_KEY": self.secret_access_key},

@@ -7,15 +7,15 @@ whole. Whatever happens before that, the temporary files and the directories mad
 from __future__ import annotations
 
 import os
-import re
 import shutil
+from collections.abc import Sequence
+from concurrent.futures import Future, as_completed
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from slipstream.errors import SlipstreamError, UsageError
-
-_OWN_FILE = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|config\.json")
+from slipstream.testing.destination import NewFile, Part, Report, is_own, open_makers, refuse_names
 
 
 def refuse_to_overwrite(directory: Path, *, force: bool) -> None:
@@ -28,24 +28,13 @@ def refuse_to_overwrite(directory: Path, *, force: bool) -> None:
         return
     if not directory.is_dir():
         raise UsageError(f"{directory} is not a directory", uri=str(directory))
-    names = sorted(os.listdir(directory))
-    foreign = [
-        name for name in names if name.endswith((".safetensors", ".index.json")) and not _OWN_FILE.fullmatch(name)
-    ]
-    if foreign:
-        raise UsageError(
-            f"{directory} holds {foreign[0]}, which is not of a synthetic checkpoint; choose another directory",
-            uri=str(directory),
-        )
-    own = [name for name in names if _OWN_FILE.fullmatch(name)]
-    if own and not force:
-        raise UsageError(f"{directory} holds a checkpoint already ({own[0]}); force replaces it", uri=str(directory))
+    refuse_names(os.listdir(directory), str(directory), force=force)
 
 
 class Staging:
-    """Collects files for a directory; a context manager whose exit removes what was not committed.
+    """Collects files for a directory; a context manager whose exit removes what was not committed. A Destination.
 
-    It belongs to one thread. The descriptors it hands out stay open until `commit` or the exit.
+    It belongs to one thread.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -82,19 +71,22 @@ class Staging:
                 uri=str(self._directory),
             )
 
-    def add(self, name: str) -> int:
-        """Begins a file; returns the descriptor to write it by. Ours to close."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        self._descriptors[name] = os.open(self._temporary(name), flags, 0o666)
-        return self._descriptors[name]
-
-    def add_bytes(self, name: str, content: bytes) -> None:
-        """Begins a file and writes all of it."""
-        with open(self.add(name), "wb", closefd=False) as file:
-            file.write(content)
+    def write(self, files: Sequence[NewFile], report: Report) -> None:
+        """See Destination. The parts of all files are made and written at once, in no order."""
+        with open_makers() as pool:
+            try:
+                pending: list[Future[int]] = []
+                for file in files:
+                    descriptor = self._open(file.name)
+                    pending += [pool.submit(_write_part, descriptor, part) for part in file.parts]
+                for done in as_completed(pending):
+                    report(done.result())
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
 
     def commit(self) -> None:
-        """Brings all files to the disk, gives them their names, and removes what an earlier checkpoint had besides."""
+        """See Destination. All files are brought to the disk before the first gets its name."""
         for descriptor in self._descriptors.values():
             os.fsync(descriptor)
         new = list(self._descriptors)
@@ -102,7 +94,7 @@ class Staging:
             os.replace(self._temporary(name), self._directory / name)
             os.close(self._descriptors.pop(name))
         for name in os.listdir(self._directory):
-            if _OWN_FILE.fullmatch(name) and name not in new:
+            if is_own(name) and name not in new:
                 os.unlink(self._directory / name)
         directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -110,6 +102,11 @@ class Staging:
         finally:
             os.close(directory)
         self._made.clear()
+
+    def _open(self, name: str) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        self._descriptors[name] = os.open(self._temporary(name), flags, 0o666)
+        return self._descriptors[name]
 
     def _temporary(self, name: str) -> Path:
         return self._directory / f".{name}.{os.getpid()}.partial"
@@ -125,3 +122,12 @@ class Staging:
             except OSError:  # somebody else has put something into it
                 break
         self._made.clear()
+
+
+def _write_part(descriptor: int, part: Part) -> int:
+    """`pwrite` until nothing is left: a nearly full disk takes a part before it refuses."""
+    data, offset = memoryview(part.make()), part.offset
+    while data:
+        count = os.pwrite(descriptor, data, offset)
+        data, offset = data[count:], offset + count
+    return part.nbytes

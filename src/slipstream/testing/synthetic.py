@@ -10,8 +10,8 @@ layouts of 90,000 tensors.
 nothing else: the exponent is then at most the bias, so infinities and NaNs cannot occur and every |x| < 2, while
 15 of 16 bits stay random. One bitwise AND does it, which conversion or drawing from a distribution would not.
 
-**Files.** They are written under temporary names beside their final ones and renamed only once all are on the
-disk, so a checkpoint is there whole or not at all.
+**Files.** They go to a `Destination`, which makes them visible only once all are stored, so a checkpoint is there
+whole or not at all: to a directory by `write_checkpoint`, to an object store by `uploading.upload_checkpoint`.
 
 Measured on two cores and a disk that takes 1.6 GB/s: 1.0 to 1.2 GB/s, fsync included, for a file of 1 GB; 1.9 to
 2.7 s for 89,613 tensors of 4 KiB.
@@ -24,8 +24,8 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 from slipstream.errors import AccessDeniedError, SlipstreamError, UsageError
 from slipstream.testing.checkpoints import encode_header, encode_index
+from slipstream.testing.destination import Destination, NewFile, Part, file_with
 from slipstream.testing.layouts import Layout, TensorSpec, find_layout
 from slipstream.testing.staging import Staging, refuse_to_overwrite
 from slipstream.types import Dtype
@@ -90,20 +91,13 @@ def write_checkpoint(
         UsageError: no such layout, layers or shards, or a checkpoint is there already.
         SlipstreamError: the disk is full or failed. As after any failure, Ctrl-C included, nothing is left behind.
     """
-    layout = find_layout(layout) if isinstance(layout, str) else layout
-    layers = layout.checked_layers(layers)
-    files = _split(layout.specs(layers), shards)
+    contents = compose_checkpoint(layout, layers=layers, shards=shards, seed=seed)
     directory = Path(directory)
     try:
         refuse_to_overwrite(directory, force=force)
         with Staging(directory) as staging:
-            staging.require_space(sum(file.nbytes for file in files))
-            _write_files(files, staging, seed, progress)
-            if shards > 1:
-                weight_map = {spec.name: file.name for file in files for spec in file.specs}
-                index = encode_index(weight_map, sum(file.data_nbytes for file in files))
-                staging.add_bytes("model.safetensors.index.json", index)
-            staging.add_bytes("config.json", (json.dumps(layout.config(layers), indent=2) + "\n").encode())
+            staging.require_space(contents.shard_nbytes)
+            contents.write_to(staging, progress)
             staging.commit()
     except PermissionError as error:
         raise AccessDeniedError(f"cannot write into {directory}: {error.strerror}", uri=str(directory)) from error
@@ -114,7 +108,66 @@ def write_checkpoint(
         ) from error
     return SyntheticCheckpoint(
         directory=directory,
-        files=tuple(directory / file.name for file in files),
+        files=tuple(directory / file.name for file in contents.shards),
+        tensors=contents.tensors,
+        nbytes=contents.nbytes,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """The files of a synthetic checkpoint, none of them made yet.
+
+    Attributes:
+        shards: the safetensors files, in model order.
+        others: the index, where there are several shards, and config.json.
+        tensors: how many tensors.
+        nbytes: bytes of all tensors, without headers.
+    """
+
+    shards: tuple[NewFile, ...]
+    others: tuple[NewFile, ...]
+    tensors: int
+    nbytes: int
+
+    @property
+    def shard_nbytes(self) -> int:
+        """Bytes of the safetensors files."""
+        return sum(file.nbytes for file in self.shards)
+
+    def write_to(self, destination: Destination, progress: Callable[[int, int], None] | None) -> None:
+        """Makes and writes all files, shards first; progress counts these."""
+        written, total = 0, self.shard_nbytes
+
+        def report(nbytes: int) -> None:
+            nonlocal written
+            written += nbytes
+            if progress is not None:
+                progress(written, total)
+
+        destination.write(self.shards, report)
+        destination.write(self.others, lambda nbytes: None)
+
+
+def compose_checkpoint(layout: str | Layout, *, layers: int | None = None, shards: int = 1, seed: int = 0) -> Contents:
+    """Lays a synthetic checkpoint out. Arguments as in `write_checkpoint`.
+
+    Raises:
+        UsageError: no such layout, layers or shards.
+    """
+    layout = find_layout(layout) if isinstance(layout, str) else layout
+    layers = layout.checked_layers(layers)
+    files = _split(layout.specs(layers), shards)
+    randomness = _Randomness(seed)
+    others: list[NewFile] = []
+    if shards > 1:
+        weight_map = {spec.name: file.name for file in files for spec in file.specs}
+        index = encode_index(weight_map, sum(file.data_nbytes for file in files))
+        others.append(file_with("model.safetensors.index.json", index))
+    others.append(file_with("config.json", (json.dumps(layout.config(layers), indent=2) + "\n").encode()))
+    return Contents(
+        shards=tuple(NewFile(file.name, tuple(_parts(file, randomness))) for file in files),
+        others=tuple(others),
         tensors=sum(len(file.specs) for file in files),
         nbytes=sum(file.data_nbytes for file in files),
     )
@@ -134,14 +187,6 @@ class _Piece(NamedTuple):
     nbytes: int
 
 
-class _Run(NamedTuple):
-    """Neighbouring pieces that one thread makes and writes in one go."""
-
-    pieces: tuple[_Piece, ...]
-    offset: int
-    nbytes: int
-
-
 @dataclass(frozen=True, slots=True)
 class _ShardFile:
     """One file to be written."""
@@ -150,10 +195,6 @@ class _ShardFile:
     specs: tuple[TensorSpec, ...]
     header: bytes
     data_nbytes: int
-
-    @property
-    def nbytes(self) -> int:
-        return len(self.header) + self.data_nbytes
 
 
 def _split(specs: tuple[TensorSpec, ...], shards: int) -> list[_ShardFile]:
@@ -181,18 +222,23 @@ def _pieces(spec: TensorSpec) -> Iterator[_Piece]:
         yield _Piece(spec.name, spec.dtype, number, min(_PIECE_BYTES, nbytes - start))
 
 
-def _runs(file: _ShardFile) -> Iterator[_Run]:
-    """The file's pieces, small neighbours together."""
+def _parts(file: _ShardFile, randomness: _Randomness) -> Iterator[Part]:
+    """The file's header, then its pieces, small neighbours together."""
+    yield Part(0, len(file.header), lambda: file.header)
     offset, nbytes, pending = len(file.header), 0, list[_Piece]()
     for spec in file.specs:
         for piece in _pieces(spec):
             if pending and nbytes + piece.nbytes > _PIECE_BYTES:
-                yield _Run(tuple(pending), offset, nbytes)
+                yield Part(offset, nbytes, partial(_make, randomness, tuple(pending)))
                 offset, nbytes, pending = offset + nbytes, 0, []
             pending.append(piece)
             nbytes += piece.nbytes
     if pending:
-        yield _Run(tuple(pending), offset, nbytes)
+        yield Part(offset, nbytes, partial(_make, randomness, tuple(pending)))
+
+
+def _make(randomness: _Randomness, pieces: Sequence[_Piece]) -> memoryview:
+    return randomness.fill(pieces).data
 
 
 class _Randomness(threading.local):
@@ -216,38 +262,3 @@ class _Randomness(threading.local):
         if mask is not None:
             words &= mask
         return words.astype("<u8", copy=False).view(np.uint8)[: piece.nbytes]
-
-
-def _write_files(
-    files: Sequence[_ShardFile], staging: Staging, seed: int, progress: Callable[[int, int], None] | None
-) -> None:
-    """Makes and writes all files by as many threads as there are cores, up to four; numpy releases the GIL."""
-    randomness = _Randomness(seed)
-    written, total = 0, sum(file.nbytes for file in files)
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1), "slipstream-synth") as pool:
-        try:
-            pending: list[Future[int]] = []
-            for file in files:
-                descriptor = staging.add(file.name)
-                _write_all(descriptor, memoryview(file.header), 0)
-                written += len(file.header)
-                pending += [pool.submit(_write_run, descriptor, run, randomness) for run in _runs(file)]
-            for done in as_completed(pending):
-                written += done.result()
-                if progress is not None:
-                    progress(written, total)
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-
-
-def _write_run(descriptor: int, run: _Run, randomness: _Randomness) -> int:
-    _write_all(descriptor, randomness.fill(run.pieces).data, run.offset)
-    return run.nbytes
-
-
-def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
-    """`pwrite` until nothing is left: a nearly full disk takes a part before it refuses."""
-    while data:
-        count = os.pwrite(descriptor, data, offset)
-        data, offset = data[count:], offset + count
