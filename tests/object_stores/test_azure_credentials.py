@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from slipstream.errors import AccessDeniedError, UsageError
-from slipstream.sources.granting import SigningRefusedError
+from slipstream.sources.base import SigningRefusedError
 from slipstream.testing.azurite import Azurite
 from slipstream.types import Blob
 from tests.object_stores.opening import get_plainly, open_source

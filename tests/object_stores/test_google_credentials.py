@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from slipstream.errors import AccessDeniedError, MissingDependencyError, UsageError
-from slipstream.sources.granting import SigningRefusedError
+from slipstream.sources.base import SigningRefusedError
 from slipstream.testing.fake_gcs import FakeGcs
 from slipstream.types import Blob
 from tests.object_stores.opening import get_plainly, open_source

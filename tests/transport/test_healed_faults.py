@@ -19,7 +19,7 @@ from slipstream.testing.range_faults import (
 )
 from slipstream.testing.range_lies import CorruptHead, ExtraHeader, NoContentRange, WrongContentRange, WrongLength
 from slipstream.testing.range_schedule import Fault, Faults, When
-from tests.transport.serving import CHUNK_BYTES, FIRST_LOOK_BYTES, Served, quick, sent_bytes
+from tests.transport.serving import CHUNK_BYTES, FIRST_LOOK_BYTES, PATIENT, QUICK, Served, quick, sent_bytes
 
 EVERY = When(first_attempts=1)  # the first request for each range
 SOME = When(first_attempts=1, probability=0.3)
@@ -77,6 +77,7 @@ HARMLESS: dict[str, tuple[Fault, ...]] = {
 }
 
 
+ENDED_BY_TIMEOUTS = tuple(name for name in REFUSALS if name.startswith(("stall", "trickle", "half")))
 OVER_TLS = ("503 everywhere", *(name for name in REFUSALS if name.startswith(("reset", "end", "stall", "half"))))
 
 
@@ -87,12 +88,14 @@ def test_a_refused_request_is_made_again(request: pytest.FixtureRequest, which: 
     """A failure before any byte came costs one more request, which the figures tell."""
     served = request.getfixturevalue(which)
     served.server.set_faults(Faults(REFUSALS[name]))
-    stats = served.load_whole()
+    stats = served.load_whole(QUICK if name in ENDED_BY_TIMEOUTS else PATIENT)
     requests = served.server.requests
     struck = sum(bool(request.faults) for request in requests)
     assert struck
     if name in ON_KEPT_CONNECTIONS:
         assert 1 <= stats.retries < struck
+    elif name in ENDED_BY_TIMEOUTS:
+        assert struck <= stats.retries <= struck + 2  # on a busy computer others may be late too
     else:
         assert stats.retries == struck
     assert stats.requests == len(requests)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from slipstream.reading.base import NoteFallback
 from slipstream.reading.buffers import EndLease, Region, map_region
-from slipstream.sources.base import RemoteSource
-from slipstream.sources.granting import SigningRefusedError
+from slipstream.sources.base import RemoteSource, SigningRefusedError
 from slipstream.transport.answers import Pin
 from slipstream.transport.client import RangeClient
 from slipstream.transport.transfer import Transfer

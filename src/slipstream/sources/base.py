@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
+from slipstream.errors import AccessDeniedError
 from slipstream.transport.access import BlobAccess
 from slipstream.types import Blob, Listing, StorageFacts
 
@@ -56,3 +57,7 @@ class RemoteSource(Source, Protocol):
             SlipstreamError: there is no such client, or the store failed.
         """
         ...
+
+
+class SigningRefusedError(AccessDeniedError):
+    """These credentials read but may not sign: read through `RemoteSource.read_range_by_store`."""

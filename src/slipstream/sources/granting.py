@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, quote
 from slipstream.errors import AccessDeniedError
 from slipstream.sources.azure_credentials import API_VERSION
 from slipstream.sources.azure_signing import sign_blob
+from slipstream.sources.base import SigningRefusedError
 from slipstream.sources.credentials import Container, Provider, Showing
 from slipstream.sources.store_requests import sign_url
 from slipstream.sources.stores import OpenContainer, forget_container, open_container
@@ -25,10 +26,6 @@ _MARGIN_S = 300
 # A URL dies with the temporary credentials it was signed with, which do not say when: obstore renews them five minutes
 # before they do, so a URL signed within the last four is good. Signing costs microseconds.
 _TEMPORARY_S = 240
-
-
-class SigningRefusedError(AccessDeniedError):
-    """These credentials read but may not sign: read through `ObjectStoreSource.read_range_by_store`."""
 
 
 class StoreAccess:

@@ -12,8 +12,9 @@ from threading import Lock
 
 from slipstream.errors import AccessDeniedError, BlobNotFoundError, ReadError, SlipstreamError
 from slipstream.sources.azure_credentials import complete_azure_options
+from slipstream.sources.base import SigningRefusedError
 from slipstream.sources.credentials import Container
-from slipstream.sources.granting import SigningRefusedError, StoreAccess
+from slipstream.sources.granting import StoreAccess
 from slipstream.sources.locations import Location, parse_location
 from slipstream.sources.remote import RemoteReads, remote_facts
 from slipstream.sources.shard_names import SUFFIX, choose_index, is_index

@@ -88,9 +88,13 @@ class Sources:
             self.client.close()
 
     def _open(self, kind: StoreKind) -> Source:
-        from slipstream.sources.http import HttpSource  # here, because local loads need nothing of it
-        from slipstream.sources.object_store import ObjectStoreSource
-        from slipstream.sources.storage_options import parse_storage_options
+        from slipstream.sources.storage_options import parse_storage_options  # here, as all: few loads need them
 
         options = parse_storage_options(self._storage_options, kind)
-        return HttpSource(options, self.client) if kind == "http" else ObjectStoreSource(kind, options, self.client)
+        if kind == "http":
+            from slipstream.sources.http import HttpSource
+
+            return HttpSource(options, self.client)
+        from slipstream.sources.object_store import ObjectStoreSource
+
+        return ObjectStoreSource(kind, options, self.client)

@@ -11,7 +11,6 @@ import socket
 import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from enum import Enum, auto
 from time import time
 
@@ -170,6 +169,8 @@ def _retry_after(value: str | None) -> float | None:
     """Seconds to wait: a number or a date (RFC 9110, 10.2.3); nonsense is ignored, and a minute is the most."""
     if value is None:
         return None
+    from email.utils import parsedate_to_datetime  # here, because few answers need it, and it costs 8 ms
+
     try:
         seconds = float(value) if value.strip().isdecimal() else parsedate_to_datetime(value).timestamp() - time()
     except (ValueError, TypeError, OverflowError):
