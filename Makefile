@@ -35,10 +35,10 @@ heading = @printf '\n==> %s\n' "$(1)"
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: .venv/demo/.installed ## stream a checkpoint from disk, beside other loaders
+demo: .venv/demo/.installed ## stream a checkpoint from disk and from S3, beside other loaders
 	@$(DEMO)/python benchmarks/demo.py
 
 .PHONY: test
@@ -60,6 +60,10 @@ lint: .venv/dev/.installed ## ruff, mypy and the import contracts
 .PHONY: bench
 bench: .venv/bench/.installed ## a short benchmark on this machine's disk (BENCH_ARGS= for the long one)
 	@$(BENCH)/python benchmarks/local.py $(BENCH_ARGS)
+
+.PHONY: bench-remote
+bench-remote: .venv/bench/.installed nginx ## the same over HTTP, from servers on loopback
+	@$(BENCH)/python benchmarks/remote.py $(BENCH_ARGS)
 
 .PHONY: clean
 clean: ## remove all that these commands made

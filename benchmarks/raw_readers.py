@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 Bytes = npt.NDArray[np.uint8]
 
-_PIECE_BYTES = 8 << 20
+PIECE_BYTES = 8 << 20
 _BLOCK_BYTES = 4096
 _MADV_POPULATE_READ = 22  # Linux 5.14; not yet in Python's mmap module
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -31,7 +31,7 @@ def read_direct(paths: Sequence[Path], threads: int) -> Iterator[tuple[str, Byte
     descriptors = [os.open(path, os.O_RDONLY | os.O_DIRECT) for path in paths]
     try:
         sizes = [os.fstat(descriptor).st_size for descriptor in descriptors]
-        memory = [_huge_pages(_whole_blocks(size)) for size in sizes]
+        memory = [huge_pages(_whole_blocks(size)) for size in sizes]
         views = [memoryview(region) for region in memory]
 
         def read(file: int, start: int, end: int) -> None:
@@ -41,7 +41,7 @@ def read_direct(paths: Sequence[Path], threads: int) -> Iterator[tuple[str, Byte
             if got != end - start:
                 raise OSError(f"{paths[file]}: {got} of {end - start} bytes at {start}")
 
-        _run_pieces(sizes, threads, read)
+        run_pieces(sizes, threads, read)
         for path, view, size in zip(paths, views, sizes, strict=True):
             yield path.name, np.frombuffer(view, np.uint8)[:size]
     finally:
@@ -59,16 +59,16 @@ def read_populated(paths: Sequence[Path], threads: int) -> Iterator[tuple[str, B
         if _libc.madvise(addresses[file] + start, end - start, _MADV_POPULATE_READ):
             raise OSError(ctypes.get_errno(), "madvise(MADV_POPULATE_READ)")
 
-    _run_pieces([len(array) for array in arrays], threads, populate)
+    run_pieces([len(array) for array in arrays], threads, populate)
     yield from zip((path.name for path in paths), arrays, strict=True)
 
 
-def _run_pieces(sizes: Sequence[int], threads: int, move: Callable[[int, int, int], None]) -> None:
+def run_pieces(sizes: Sequence[int], threads: int, move: Callable[[int, int, int], None]) -> None:
     """Calls move(file, start, end) for every piece, each thread taking the next one not yet taken."""
     pieces = [
-        (file, start, min(start + _PIECE_BYTES, size))
+        (file, start, min(start + PIECE_BYTES, size))
         for file, size in enumerate(sizes)
-        for start in range(0, size, _PIECE_BYTES)
+        for start in range(0, size, PIECE_BYTES)
     ]
     following = itertools.count()  # atomic under the GIL
     failures: list[OSError] = []
@@ -93,7 +93,7 @@ def _whole_blocks(nbytes: int) -> int:
     return -(-nbytes // _BLOCK_BYTES) * _BLOCK_BYTES
 
 
-def _huge_pages(nbytes: int) -> mmap.mmap:
+def huge_pages(nbytes: int) -> mmap.mmap:
     region = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     region.madvise(mmap.MADV_HUGEPAGE)
     return region

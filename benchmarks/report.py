@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import median
+from typing import Protocol
 
 from rich.console import Console
 from rich.table import Table
 
-from contenders import FLOORS, PEERS
+from contenders import Role
 from sample import Sample
-from scenarios import ImportTimes, Medians, Scenario, Target, best
+from scenarios import ImportTimes, Medians, Scenario, Target
 
 
 def median_sample(taken: Sequence[Sample]) -> Sample:
@@ -26,37 +27,88 @@ def median_sample(taken: Sequence[Sample]) -> Sample:
     )
 
 
+class Row(Protocol):
+    """What is in one line of a table: a contender, or one on a certain server."""
+
+    @property
+    def name(self) -> str:
+        """As the table shows it."""
+        ...
+
+    @property
+    def role(self) -> Role:
+        """What it is compared as."""
+        ...
+
+
 def print_scenario(console: Console, scenario: Scenario, samples: Mapping[str, Sequence[Sample]]) -> None:
-    """Prints a scenario's table, medians of its rounds, and its targets."""
-    medians = {name: median_sample(taken) for name, taken in samples.items() if taken}
-    peer, floor = best(medians, PEERS), best(medians, FLOORS)
-    table = Table(title=scenario.title, title_justify="left", title_style="bold")
+    """Prints a local scenario's table, medians of its rounds, and its targets."""
+    medians = take_medians(samples)
+    print_speeds(console, scenario.title, scenario.contenders, samples, many_tensors=scenario.model == "small")
+    _print_notes(console, medians)
+    print_targets(console, scenario.targets(medians))
+
+
+def take_medians(samples: Mapping[str, Sequence[Sample]]) -> Medians:
+    """Each row's median sample, of the rows that have any."""
+    return {name: median_sample(taken) for name, taken in samples.items() if taken}
+
+
+def print_speeds(
+    console: Console,
+    title: str,
+    rows: Sequence[Row],
+    samples: Mapping[str, Sequence[Sample]],
+    *,
+    many_tensors: bool = False,
+    above_model: bool = False,
+) -> None:
+    """Prints one table of samples.
+
+    Args:
+        console: where.
+        title: above it.
+        rows: in their order; those without samples are left out.
+        samples: by the row's name.
+        many_tensors: whether tensors per second are shown.
+        above_model: whether the peak memory beyond the tensors themselves is shown.
+    """
+    medians = take_medians(samples)
+    peer, floor = (
+        min((medians[row.name] for row in rows if row.role == role and row.name in medians), key=_seconds, default=None)
+        for role in ("peer", "floor")
+    )
+    table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("loader", no_wrap=True)
     columns = ["seconds", "min - max", "GB/s", "first tensor", "CPU s/GB", "peak memory"]
-    if scenario.model == "small":
-        columns += ["tensors/s", "touch s"]
+    columns += ["above model"] * above_model
+    columns += ["tensors/s", "touch s"] * many_tensors
     columns += ["/ best peer"] * (peer is not None) + ["of floor"] * (floor is not None)
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
-    for contender in scenario.contenders:
-        if contender.name not in medians:
+    for row in rows:
+        if row.name not in medians:
             continue
-        row = medians[contender.name]
-        cells = _cells(row, samples[contender.name], first_tensor=contender.role != "floor")
-        if scenario.model == "small":
-            cells += [f"{row.tensors / row.seconds:,.0f}", f"{row.touch_seconds:.2f}"]
+        sample = medians[row.name]
+        cells = _cells(sample, samples[row.name], first_tensor=row.role != "floor")
+        if above_model:
+            cells.append(f"{(sample.peak_bytes - sample.bytes) / 2**20:.0f} MiB" if row.role != "floor" else "")
+        if many_tensors:
+            cells += [f"{sample.tensors / sample.seconds:,.0f}", f"{sample.touch_seconds:.2f}"]
         if peer is not None:
-            cells.append(f"{row.seconds / peer.seconds:.2f} x")
+            cells.append(f"{sample.seconds / peer.seconds:.2f} x")
         if floor is not None:
-            cells.append(f"{floor.seconds / row.seconds:.2f}")
-        mark = " *" if row is peer or row is floor else ""
-        table.add_row(contender.name + mark, *cells, style="bold" if contender.role == "slipstream" else None)
+            cells.append(f"{floor.seconds / sample.seconds:.2f}")
+        mark = " *" if sample is peer or sample is floor else ""
+        table.add_row(row.name + mark, *cells, style="bold" if row.role == "slipstream" else None)
     console.print(table)
     stars = [text for text, found in (("the best peer", peer), ("the fastest raw reader, the floor", floor)) if found]
     legend = "; ".join(["medians; of memory the most", *(["* " + " and ".join(stars)] if stars else [])])
     console.print(legend, style="dim")
-    _print_notes(console, medians)
-    _print_targets(console, scenario.targets(medians))
+
+
+def _seconds(sample: Sample) -> float:
+    return sample.seconds
 
 
 def print_import(console: Console, times: ImportTimes) -> None:
@@ -68,7 +120,7 @@ def print_import(console: Console, times: ImportTimes) -> None:
     table.add_row("python -c 'import slipstream'", f"{times.process_ms:.1f}")
     table.add_row("python -c pass", f"{times.empty_process_ms:.1f}")
     console.print(table)
-    _print_targets(console, times.targets())
+    print_targets(console, times.targets())
 
 
 def _cells(row: Sample, taken: Sequence[Sample], *, first_tensor: bool) -> list[str]:
@@ -89,7 +141,8 @@ def _print_notes(console: Console, medians: Medians) -> None:
             console.print(f"{name}: {note}", style="dim", markup=False)
 
 
-def _print_targets(console: Console, targets: Sequence[Target]) -> None:
+def print_targets(console: Console, targets: Sequence[Target]) -> None:
+    """Prints what is asked of slipstream, and whether it was reached."""
     words = {True: "[green]reached[/]", False: "[red]missed[/]", None: "[yellow]not measured[/]"}
     for target in targets:
         bound = f"at most {target.most:g}" if target.most is not None else f"at least {target.least:g}"
