@@ -17,6 +17,7 @@ from enum import Enum, auto
 # The first climb is quick, since a load may be over in seconds; later looks are long enough for a noisy network.
 _SHORTEST_LOOK_S = 0.1
 _LATER_LOOK_S = 0.3
+_LONGEST_SETTLING_S = 0.3
 _GAIN = 1.10
 _GAIN_WHEN_BUSY = 1.25
 _FALLEN = 0.7
@@ -89,7 +90,7 @@ class ConcurrencyTuner:
             busy = self._idle_s() - self._look_idle_s < look_s * _HARDLY_IDLE
             self._judge(now, (landed - self._look_bytes) / look_s, busy)
             # What is in flight was begun at the old level: the next look begins when that has landed.
-            self._look_from, self._look_at_earliest = None, now + min(read_s / 2, _SHORTEST_LOOK_S)
+            self._look_from, self._look_at_earliest = None, now + min(read_s, _LONGEST_SETTLING_S)
         return self.level
 
     def _judge(self, now: float, rate: float, busy: bool) -> None:
