@@ -78,10 +78,10 @@ def test_metadata_names_what_a_user_installs() -> None:
 
 
 def test_nothing_heavy_is_required() -> None:
-    """A plain install brings numpy and the command line's packages, and no tensor library."""
+    """A plain install brings numpy, obstore and the command line's packages, and no tensor library."""
     requires = importlib.metadata.requires("slipstream") or []
     always = {line.split(";")[0].split(">")[0].strip() for line in requires if "extra ==" not in line}
-    assert always == {"ml-dtypes", "numpy", "rich", "typer"}
+    assert always == {"ml-dtypes", "numpy", "obstore", "rich", "typer"}
 
 
 def test_the_command_is_installed() -> None:

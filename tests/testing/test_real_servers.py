@@ -108,14 +108,14 @@ def test_s3_refuses_wrong_keys(seaweedfs: SeaweedFS, key: str) -> None:
 
 
 def test_s3_is_closed_to_the_public_until_it_is_opened(seaweedfs: SeaweedFS) -> None:
-    seaweedfs.create_bucket("public")
-    seaweedfs.upload(CONTENTS, "public", "model")
-    url = f"{seaweedfs.endpoint}/public/model"
+    seaweedfs.create_bucket("closed-at-first")
+    seaweedfs.upload(CONTENTS, "closed-at-first", "model")
+    url = f"{seaweedfs.endpoint}/closed-at-first/model"
     with pytest.raises(HTTPError, match="403"):
         urllib.request.urlopen(url, timeout=20)
-    seaweedfs.make_public("public")
+    seaweedfs.make_public("closed-at-first")
     assert get(url, {"Range": "bytes=5-9"}) == (206, CONTENTS[5:10])
-    assert b"<Key>model</Key>" in get(f"{seaweedfs.endpoint}/public?list-type=2")[1]
+    assert b"<Key>model</Key>" in get(f"{seaweedfs.endpoint}/closed-at-first?list-type=2")[1]
 
 
 def test_s3_answers_a_wrong_etag_with_412(seaweedfs: SeaweedFS) -> None:

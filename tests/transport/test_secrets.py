@@ -83,7 +83,7 @@ def all_said(error: BaseException) -> str:
 def all_reprs() -> str:
     """Of all objects of the library's that hold secrets or what leads to them."""
     kinds = (SlipstreamError, Sources, HttpSource, HttpAccess, RangeClient)
-    return "\n".join(repr(found) for found in gc.get_objects() if isinstance(found, kinds))
+    return "\n".join(repr(found) for found in gc.get_objects() if issubclass(type(found), kinds))
 
 
 def fail_loudly(url: str, options: Options, storage: Mapping[str, object]) -> str:

@@ -16,7 +16,7 @@ _PATIENCE_S = 20
 def reading_threads() -> list[str]:
     """The names of slipstream's threads that read."""
     names = [thread.name for thread in threading.enumerate()]
-    return [name for name in names if name.startswith("slipstream") and not name.startswith("slipstream-servers")]
+    return [name for name in names if name.startswith("slipstream")]
 
 
 def see_descriptors() -> set[str]:

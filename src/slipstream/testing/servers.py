@@ -251,7 +251,7 @@ def _is_free(port: int) -> bool:
 @functools.cache
 def _spawner() -> ThreadPoolExecutor:
     """The one thread that starts servers, which lasts as long as this process."""
-    return ThreadPoolExecutor(1, thread_name_prefix="slipstream-servers")
+    return ThreadPoolExecutor(1, thread_name_prefix="real-servers")
 
 
 os.register_at_fork(after_in_child=_spawner.cache_clear)  # a child has no such thread

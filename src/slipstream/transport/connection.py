@@ -9,6 +9,7 @@ recv_into into the destination), but know after each call how many bytes are the
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import re
 import select
 import socket
@@ -133,11 +134,14 @@ class Connection:
         return self.take_rest(target) or self.receive_more(len(target), target)
 
     def take_rest(self, target: memoryview) -> int:
-        """Copies what of the body came with the head; returns how many bytes."""
+        """Copies what of the body came with the head; returns how many bytes.
+
+        By memmove, which releases the interpreter's lock: the first bytes touch a huge page that must be cleared.
+        """
         count = min(len(self._rest), len(target))
         if count:
-            target[:count] = self._rest[:count]
-            self._rest = self._rest[count:]
+            source, self._rest = bytes(self._rest[:count]), self._rest[count:]
+            ctypes.memmove((ctypes.c_char * count).from_buffer(target), source, count)
         return count
 
     @property
@@ -225,6 +229,7 @@ class Connection:
         """TLS. In two steps, so that `abort` finds the socket that waits."""
         context = tls_context(self.origin.ca_bundle)
         host = self.origin.host
+        self._socket.getpeername()  # of a connection that is reset already, wrap_socket would lose the socket
         tls = context.wrap_socket(self._socket, server_hostname=host, do_handshake_on_connect=False)
         self._socket = tls
         self._wait_until(until)
