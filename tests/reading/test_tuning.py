@@ -65,14 +65,41 @@ def loopback(level: int) -> float:
 def test_near_the_best(link: Callable[[int], float], noise: float) -> None:
     """A load of ten seconds gets at least nine tenths of what the best fixed number would have got."""
     best = max(link(level) for level in range(1, 129)) * 10
-    _, landed = run(link, seconds=10, noise=noise)
+    _, landed = run(link, seconds=10, noise=noise, idle=0.01 if link is small_processor else 1.0)
     assert landed >= 0.9 * best
 
 
 def test_few_where_more_bring_nothing() -> None:
-    """Connections that bring nothing are given up."""
-    tuner, _ = run(loopback, seconds=0.9)
+    """Connections that bring nothing are given up where they cost processor time that is wanted."""
+    tuner, _ = run(loopback, seconds=0.9, idle=0.01)
     assert tuner.level <= 4
+
+
+def test_no_look_at_few_where_processors_are_idle() -> None:
+    """A look at half as many connections would cost half the throughput, and gain nothing."""
+    least = [128]
+
+    def link(level: int) -> float:
+        least[0] = min(least[0], level)
+        return cloud(level)
+
+    run(link, seconds=20, start=16)
+    assert least[0] == 16
+
+
+def test_a_pause_ends_no_climb() -> None:
+    """A network that stands still for a moment, once in a climb, is looked at again before it passes for full."""
+    paused = [False]
+
+    def link(level: int) -> float:
+        if level == 32 and not paused[0]:
+            paused[0] = True
+            return CHUNK / 0.5
+        return level * 90 * MB
+
+    tuner, _ = run(link, seconds=3, start=16)
+    assert paused[0]
+    assert tuner.level == 128
 
 
 def test_up_to_the_bound() -> None:

@@ -1,8 +1,9 @@
 """Finds out how many reads in flight are fastest, while a load runs. Pure decisions: no clock, no threads.
 
-GROW      double, as long as that brings a tenth more throughput
-SHRINK    where the first doubling brought nothing, halve as long as that costs nothing: connections that bring
-          nothing cost processor time
+GROW      double, as long as that brings a tenth more throughput; look twice before giving up, since a network that
+          pauses for a moment looks just like one that is full
+SHRINK    where no processor is idle, halve as long as that costs nothing: connections that bring nothing cost
+          processor time. Elsewhere too many are harmless, and a look at too few is not
 HOLD      stay with the best level; from time to time try a little more, or less where throughput has fallen
 busy      where no processor is idle, more connections mostly fight for them: a quarter more throughput is asked for
 throttled: a store that asks for less gets less at once, and is not asked for more for a while
@@ -20,6 +21,7 @@ _LATER_LOOK_S = 0.3
 _LONGEST_SETTLING_S = 0.3
 _GAIN = 1.10
 _GAIN_WHEN_BUSY = 1.25
+_HARDLY_LESS = 0.98
 _FALLEN = 0.7
 _FEWEST = 2
 _HARDLY_IDLE = 0.04
@@ -65,6 +67,7 @@ class ConcurrencyTuner:
         self._look_s = _SHORTEST_LOOK_S
         self._hold_until = 0.0
         self._hold_s = _LOOK_AGAIN_S
+        self._looked_twice = False
 
     def __repr__(self) -> str:
         return f"<ConcurrencyTuner {self._phase.name} at {self.level}: best {self._best_rate / 1e6:.0f} MB/s>"
@@ -97,13 +100,14 @@ class ConcurrencyTuner:
         match self._phase:
             case _Phase.GROW if rate >= self._best_rate * (_GAIN_WHEN_BUSY if busy else _GAIN):
                 first = not self._best_rate
+                self._looked_twice = False
                 self._known_below = 1 if first else self._best_level
                 self._best_level, self._best_rate = self.level, rate
                 if self.level == self._most or (first and busy):
                     self._shrink(now)
                 else:
                     self.level = min(self.level * 2, self._most)
-            case _Phase.SHRINK if rate >= self._best_rate:
+            case _Phase.SHRINK if rate >= self._best_rate * _HARDLY_LESS:
                 self._best_level, self._best_rate = self.level, rate
                 self._shrink(now)
             case _Phase.HOLD:  # `rate` is that of the whole hold
@@ -114,8 +118,14 @@ class ConcurrencyTuner:
                 else:
                     self._phase = _Phase.GROW
                     self.level = min(self.level + max(self.level // 2, 1), self._most)
+            case _Phase.GROW if not (busy or self._looked_twice):
+                self._looked_twice = True
             case _Phase.GROW:
-                self._shrink(now)
+                self._looked_twice = False
+                if busy:
+                    self._shrink(now)
+                else:
+                    self._hold(now)
             case _Phase.SHRINK:
                 self._hold(now)
 
