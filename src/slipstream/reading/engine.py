@@ -145,7 +145,7 @@ class Engine:
     def _adjust_workers(self) -> None:
         """Lets the schedule judge how many reads in flight are fastest, and starts workers that it wants more."""
         if self._plan.most_concurrency > self._plan.concurrency:
-            wanted = self.schedule.tune(self._sources.client.statistics().throttled)
+            wanted = self.schedule.tune(self._sources.client.throttled)
             if wanted > len(self._workers):
                 with self._growing:
                     if not self._closing:

@@ -75,6 +75,11 @@ class RangeClient:
         with self._lock:
             return NetworkStats(**self._counts)
 
+    @property
+    def throttled(self) -> int:
+        """As in `statistics`, for who asks after every read."""
+        return self._counts["throttled"]
+
     def count(self, **more: int) -> None:
         """Adds to the figures."""
         with self._lock:
