@@ -13,7 +13,7 @@ from slipstream import Dtype, Options, TensorNotFoundError, UsageError
 from slipstream.testing.checkpoints import write_safetensors
 from tests.streaming.random_checkpoints import Names, tensor_bytes, write_flat
 
-_HEADER_READ_BYTES = 256 * 1024  # a header is read with one request of this size
+_HEADER_READ_BYTES = 96 * 1024  # a header is read with one request of this size
 _SLACK_BYTES = 64 * 1024  # what the process itself reads meanwhile, e.g. /proc files
 
 

@@ -22,7 +22,7 @@ from slipstream.testing.range_server import RangeServer, SeenRequest
 from tests.endings.sample import as_bytes
 
 CHUNK_BYTES = 64 << 10
-FIRST_LOOK_BYTES = 256 << 10
+FIRST_LOOK_BYTES = 96 << 10
 SIZES = (700_001, 40_000, 3, 0, 524_288, 1, 300_000, 131_072, 77_777, 600_000)
 NAME = "model.safetensors"
 

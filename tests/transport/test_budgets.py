@@ -10,7 +10,7 @@ import pytest
 from slipstream.errors import ReadError
 from slipstream.testing.range_faults import Rate, Reset, Stall, Status, Trickle
 from slipstream.testing.range_schedule import Fault, Faults, When
-from tests.transport.serving import PATIENT, RawServer, Served, fail, quick
+from tests.transport.serving import FIRST_LOOK_BYTES, PATIENT, RawServer, Served, fail, quick
 
 LATER = When(after=6)
 
@@ -118,7 +118,7 @@ def test_the_bandwidth_limit(plain: Served, chunk_bytes: int) -> None:
     """So many bytes per second over all connections, whatever the size of the ranges."""
     limit = 2_400_000
     stats = plain.load_whole(quick(bandwidth_limit=limit, chunk_bytes=chunk_bytes, concurrency=8))
-    seconds = (stats.bytes + 262_144) / limit  # the first look counts
+    seconds = (stats.bytes + FIRST_LOOK_BYTES) / limit  # the first look counts
     assert seconds * 0.85 < stats.seconds < seconds * 1.15 + 0.1
 
 

@@ -15,7 +15,17 @@ from slipstream.errors import BlobNotFoundError, FormatError, SlipstreamError, U
 from slipstream.testing.checkpoints import encode_header, encode_index, write_safetensors
 from slipstream.testing.range_faults import Hold, RequireHeader
 from slipstream.testing.range_schedule import Faults, When
-from tests.transport.serving import QUICK, RawServer, Served, fail, load, quick, read_head, write_model
+from tests.transport.serving import (
+    FIRST_LOOK_BYTES,
+    QUICK,
+    RawServer,
+    Served,
+    fail,
+    load,
+    quick,
+    read_head,
+    write_model,
+)
 
 SIGNED = "X-Amz-Signature=0123456789abcdef&X-Amz-Credential=AKIASECRETKEYID%2F20260101"
 
@@ -194,7 +204,7 @@ def test_a_header_longer_than_the_first_look(served: Served) -> None:
     assert loaded == {name: data for name, (_, _, data) in tensors.items()}
     header_end = 8 + int.from_bytes(path.read_bytes()[:8], "little")
     first, second, *_ = served.server.requests
-    assert (first.range, second.range) == ((0, 262_144), (262_144, header_end))
+    assert (first.range, second.range) == ((0, FIRST_LOOK_BYTES), (FIRST_LOOK_BYTES, header_end))
 
 
 def test_a_server_that_ignores_ranges_of_small_files() -> None:

@@ -11,9 +11,9 @@ from slipstream.transport.client import RangeClient
 from slipstream.transport.transfer import Transfer
 from slipstream.types import Blob, StorageFacts
 
-# Read at the first look at a blob, and kept until its header is asked for: as much as a header is guessed to have, so
-# that size, ETag and header together take one round trip.
-_FIRST_LOOK_BYTES = 256 << 10
+# Read at the first look at a blob, and kept until its header is asked for: as much as a header is guessed to have
+# (formats' HEADER_GUESS_BYTES), so that size, ETag and header together take one round trip.
+_FIRST_LOOK_BYTES = 96 << 10
 
 
 class RemoteReads:
