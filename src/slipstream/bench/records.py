@@ -19,7 +19,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 from slipstream.bench.errors import ResultsError
 
@@ -30,7 +30,6 @@ Role: TypeAlias = Literal["slipstream", "peer", "floor"]
 Status: TypeAlias = Literal["ok", "failed", "unavailable"]
 StorageKind: TypeAlias = Literal["directory", "throttled", "object-store", "embedded-s3", "range-server"]
 Setting: TypeAlias = str | int | float | bool
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,12 +307,12 @@ def _convert_union(value: object, kinds: tuple[Any, ...], where: str) -> object:
     return _convert(value, others[0], where)
 
 
-def _build(value: object, kind: type[T], where: str) -> T:
+def _build(value: object, kind: Any, where: str) -> object:
     if not isinstance(value, dict):
         raise ResultsError(f"{where} is no JSON object")
     known = _hints(kind)
     found = {name: _convert(value[name], hint, name) for name, hint in known.items() if name in value}
-    for each in fields(kind):  # type: ignore[arg-type]  # a dataclass: `_convert` has looked
+    for each in fields(kind):
         if each.name not in found and each.default is MISSING and each.default_factory is MISSING:
             raise ResultsError(f"{where} has no {each.name}")
     return kind(**found)
