@@ -5,6 +5,7 @@
     inspect     what a checkpoint holds
     plan        what a load would read, how, and why
     synth       write a synthetic checkpoint
+    bench       the benchmark's commands: bench_run, bench_floor, bench_list, bench_report, bench_compare
 
     arguments   the arguments that several commands share
     ending      how a command ends: exit codes, the error paragraph, Ctrl-C, a closed pipe

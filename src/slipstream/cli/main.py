@@ -11,6 +11,7 @@ import typer
 
 import slipstream
 from slipstream.cli.arguments import CLOUD_ENVIRONMENT, ENVIRONMENT
+from slipstream.cli.bench import bench
 from slipstream.cli.ending import discard_output, ends_well
 from slipstream.cli.inspect import inspect
 from slipstream.cli.load import load
@@ -28,6 +29,7 @@ app.command(epilog=f"{ENVIRONMENT}\n\n{CLOUD_ENVIRONMENT}")(ends_well(load))
 app.command(epilog=CLOUD_ENVIRONMENT)(ends_well(inspect))
 app.command(epilog=f"{ENVIRONMENT}\n\n{CLOUD_ENVIRONMENT}")(ends_well(plan))
 app.command(epilog=f"{LAYOUT_LIST}\n\n{CLOUD_ENVIRONMENT}")(ends_well(synth))
+app.add_typer(bench)
 
 
 def _print_version(asked: bool) -> None:
