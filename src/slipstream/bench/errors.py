@@ -15,7 +15,3 @@ class ResultsError(BenchError, ValueError):
 
 class SampleError(BenchError, RuntimeError):
     """A sample that failed. The message is the reason that stands in its record."""
-
-
-class RefusedSampleError(SampleError):
-    """A sample that would have measured something else, such as a file that is still in the page cache."""
