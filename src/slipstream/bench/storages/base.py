@@ -1,15 +1,15 @@
 """Where a model lies while it is measured, and how one sample after the other finds it.
 
-    with open_storage(...) as storage:          throttle set, servers started: all undone at the end, whatever happens
-        storage.place(model, ...)               untimed, once: copied or uploaded, unless it is there
-        storage.facts()                         what the records say of it: limits, and whether they held
+with open_storage(...) as storage:          throttle set, servers started: all undone at the end, whatever happens
+    storage.place(model, ...)               untimed, once: copied or uploaded, unless it is there
+    storage.facts()                         what the records say of it: limits, and whether they held
 
-        for each sample:
-            placed = storage.begin(round)       where its files are, for every kind of client
-            take_sample(..., placed, prepare=storage.prepare)
-                prepare(pid)                    between the child's "ready" and "go": into the cgroup, cold, verified
-                counters()                      before "go", and once the last tensor is there
-            storage.end()                       what the servers saw, as notes
+    for each sample:
+        placed = storage.begin(round)       where its files are, for every kind of client
+        take_sample(..., placed, prepare=storage.prepare)
+            prepare(pid)                    between the child's "ready" and "go": into the cgroup, cold, verified
+            counters()                      before "go", and once the last tensor is there
+        storage.end()                       what the servers saw, as notes
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
+from slipstream.bench.errors import BenchError
+
 if TYPE_CHECKING:
     from slipstream.bench.models import Model
     from slipstream.bench.records import StorageFacts
@@ -29,11 +31,7 @@ Report = Callable[[str, int, int], object]
 """Shown how placing goes: what is done, bytes so far, bytes in all."""
 
 
-class RefusedSample(Exception):
-    """A sample that may not be taken, as its files are in another state than the experiment wants."""
-
-
-class StorageUnavailable(Exception):
+class StorageUnavailableError(BenchError):
     """A storage that cannot be had here. The message says why, and what can be done instead."""
 
 
@@ -116,7 +114,7 @@ class Storage(Protocol):
         """Puts the sample's process where the limits hold, and the files out of the page cache, or all into it.
 
         Raises:
-            RefusedSample: part of them stays.
+            RefusedSampleError: part of them stays in the page cache, or out of it.
         """
         ...
 
