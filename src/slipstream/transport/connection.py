@@ -17,11 +17,14 @@ import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import monotonic
-from typing import cast
+from typing import TypeVar, cast
 
 from slipstream.errors import UsageError
 from slipstream.transport.failures import Failure, Kind, explain_os_error
+from slipstream.transport.fork_gate import OPENSSL
 from slipstream.transport.origin import Origin, tls_context
+
+T = TypeVar("T")
 
 _UNSENDABLE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
 _MOST_HEAD_BYTES = 64 << 10
@@ -115,7 +118,8 @@ class Connection:
             raise UsageError("a token or header in storage_options holds a character that no HTTP header may have")
         try:
             self._socket.settimeout(timeout_s)
-            self._socket.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
+            with OPENSSL.inside() if isinstance(self._socket, ssl.SSLSocket) else contextlib.nullcontext():
+                self._socket.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
             head = self._receive_head(monotonic() + timeout_s)
         except TimeoutError as error:
             raise explain_os_error(error, "waiting for the first byte") from None
@@ -227,13 +231,13 @@ class Connection:
 
     def _greet(self, until: float) -> None:
         """TLS. In two steps, so that `abort` finds the socket that waits."""
-        context = tls_context(self.origin.ca_bundle)
         host = self.origin.host
         self._socket.getpeername()  # of a connection that is reset already, wrap_socket would lose the socket
-        tls = context.wrap_socket(self._socket, server_hostname=host, do_handshake_on_connect=False)
+        with OPENSSL.inside():
+            context = tls_context(self.origin.ca_bundle)
+            tls = context.wrap_socket(self._socket, server_hostname=host, do_handshake_on_connect=False)
         self._socket = tls
-        self._wait_until(until)
-        tls.do_handshake()
+        self._work_until(until, tls.do_handshake)
 
     def _wait_until(self, until: float) -> None:
         """Lets the next call wait until then.
@@ -241,12 +245,35 @@ class Connection:
         Raises:
             OSError: that has passed, or the connection was aborted before there was something to abort.
         """
+        self._socket.settimeout(self._left_s(until))
+
+    def _left_s(self, until: float) -> float:
         left_s = until - monotonic()
         if left_s <= 0:
             raise TimeoutError
         if self._aborted:
             raise ConnectionAbortedError
-        self._socket.settimeout(left_s)
+        return left_s
+
+    def _work_until(self, until: float, step: Callable[[], T]) -> T:
+        """Has OpenSSL do something that takes several records, waiting for them outside of the gate for forks.
+
+        Raises:
+            OSError: see `_wait_until`, and what the step raises.
+        """
+        self._socket.setblocking(False)
+        poll = select.poll()
+        while True:
+            left_s = self._left_s(until)
+            try:
+                with OPENSSL.inside():
+                    return step()
+            except ssl.SSLWantReadError:
+                events = select.POLLIN
+            except ssl.SSLWantWriteError:
+                events = select.POLLOUT
+            poll.register(self._socket, events)
+            poll.poll(left_s * 1000)
 
     def _receive_head(self, until: float) -> Head:
         """The head of the answer itself, behind those that only announce it."""
@@ -264,13 +291,19 @@ class Connection:
                 if count >= _MOST_HEAD_BYTES:
                     raise Failure(Kind.FAULT, f"the answer's headers are longer than {_MOST_HEAD_BYTES:,} bytes")
                 buffer += bytes(count)
-            self._wait_until(until)
-            more = self.receive_more(len(buffer) - count, memoryview(buffer)[count:])
+            more = self._receive_of_head(memoryview(buffer)[count:], until)
             if not more:
                 raise self._stale() if self.served and not count else _closed()
             count += more
         self._rest = memoryview(buffer)[end + 4 : count]
         return _parse_head(bytes(memoryview(buffer)[:end]))
+
+    def _receive_of_head(self, target: memoryview, until: float) -> int:
+        tls = self._socket
+        if isinstance(tls, ssl.SSLSocket):
+            return cast(int, self._work_until(until, lambda: tls.read(len(target), target)))
+        self._wait_until(until)
+        return self._receive_plain(len(target), target)
 
     def _stale(self) -> Failure:
         return Failure(Kind.STALE, "the server had closed the connection")

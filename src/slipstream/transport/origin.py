@@ -148,3 +148,7 @@ def _make_context(ca_bundle: str | None, system: ssl.DefaultVerifyPaths) -> ssl.
         except (OSError, ssl.SSLError) as error:
             raise UsageError(f"the CA bundle {ca_bundle} cannot be used: {error.strerror or error}") from error
     return context
+
+
+# OpenSSL's locks inside a context may have been held by one of the parent's threads.
+os.register_at_fork(after_in_child=_make_context.cache_clear)
