@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,11 @@ from tests.server_fixtures import fake_gcs as fake_gcs
 from tests.server_fixtures import nginx as nginx
 from tests.server_fixtures import seaweedfs as seaweedfs
 from tests.server_fixtures import seaweedfs_tls as seaweedfs_tls
+
+# A shell starts what it is told to run in the background with Ctrl-C ignored, and programs hand that on to those they
+# start: the tests of Ctrl-C would send it to programs that are deaf to it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
