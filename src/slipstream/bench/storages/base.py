@@ -110,11 +110,16 @@ class Storage(Protocol):
         """Makes ready for one sample."""
         ...
 
-    def prepare(self, pid: int, page_cache: PageCache = "cold") -> None:
+    def prepare(self, pid: int, *, page_cache: PageCache = "cold", tensorizer: bool = False) -> None:
         """Puts the sample's process where the limits hold, and the files out of the page cache, or all into it.
 
+        Args:
+            pid: of the sample's process, which is ready and has read nothing yet.
+            page_cache: how the files shall be. What a server on this machine serves is its own affair.
+            tensorizer: whether the sample loads the copy in tensorizer's format.
+
         Raises:
-            RefusedSampleError: part of them stays in the page cache, or out of it.
+            SampleError: part of them stays in the page cache, or out of it.
         """
         ...
 

@@ -7,6 +7,7 @@ the reads of a group apart, and let buffered reads and mappings wait like direct
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +114,7 @@ def find_hierarchy(mounts: Sequence[str] | None = None) -> Hierarchy | None:
     """
     for line in Path("/proc/self/mountinfo").read_text().splitlines() if mounts is None else mounts:
         left, _, right = line.partition(" - ")
-        root = Path(os.fsdecode(left.split()[4].encode().decode("unicode_escape").encode("latin-1")))
+        root = Path(re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), left.split()[4]))
         kind, _, options = right.split(" ", 2)
         if kind == "cgroup" and "blkio" in options.split(","):
             return BlkioHierarchy(root)
