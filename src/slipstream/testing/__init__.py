@@ -8,6 +8,7 @@
     faulty_fs       a FUSE file system that fails, holds reads back or lies about sizes on command
     synthetic       whole checkpoints in such a layout, with reproducible random contents
     uploading       the same, into an object store
+    presigning      URLs under which any HTTP client may get what is there
     servers         what the real servers below have in common: free ports, readiness, an end that leaves nothing
     seaweedfs       a real S3 server, over http or https
     signed_s3       S3 requests signed by hand

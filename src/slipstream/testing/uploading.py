@@ -122,6 +122,7 @@ class Upload:
 
     Attributes:
         prefix: where; its key ends with a slash, or is empty.
+        found: what lay right under it before: sizes by name.
     """
 
     def __init__(self, uri: str, storage_options: Mapping[str, object] | None = None, *, force: bool = False) -> None:
@@ -136,9 +137,9 @@ class Upload:
         self._sendings: list[_Sending] = []
         self._visible: list[str] = []
         self._committed = False
-        names = self._list()
-        refuse_names(names, self.prefix.uri, force=force)
-        self._old = [name for name in names if is_own(name)]
+        self.found: Mapping[str, int] = self._list()
+        refuse_names([*self.found], self.prefix.uri, force=force)
+        self._old = [name for name in self.found if is_own(name)]
         self._makers = open_makers()
 
     def __repr__(self) -> str:
@@ -191,7 +192,7 @@ class Upload:
                 return self._visible[number:]
         return []
 
-    def _list(self) -> list[str]:
+    def _list(self) -> dict[str, int]:
         import obstore
 
         try:
@@ -199,7 +200,7 @@ class Upload:
         except Exception as error:
             failure = error
         else:
-            return [entry["path"].rpartition("/")[2] for entry in found["objects"]]
+            return {entry["path"].rpartition("/")[2]: entry["size"] for entry in found["objects"]}
         raise self._explain(failure, self.prefix.key, "listed")
 
     def _delete(self, key: str) -> None:
