@@ -29,7 +29,6 @@ class Job:
         names: a glob that selects tensors, or None for all.
         keep: whether every tensor is held until the end.
         touch_in_time: whether results' pages are touched inside the timed region, or after it.
-        discards: whether the adapter throws away what it reads.
         reference: the file with every tensor's digest, or None where nothing is verified.
         parent: the process that waits for the sample; without it there is none.
         whole_files: set by an adapter that hands out whole safetensors files, as arrays under their names.
@@ -50,7 +49,6 @@ class Job:
     names: str | None = None
     keep: bool = True
     touch_in_time: bool = True
-    discards: bool = False
     reference: str | None = None
     parent: int | None = None
     whole_files: bool = False

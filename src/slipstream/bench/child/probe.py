@@ -12,7 +12,7 @@ from typing import Any
 
 
 def main() -> None:
-    """Reads {"modules": [...], "distributions": [...], "cuda": bool}, and prints what there is. One line of JSON each."""
+    """Reads {"modules": [...], "distributions": [...], "cuda": bool} and prints what there is. A line of JSON each."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     asked = json.loads(sys.stdin.readline())

@@ -3,7 +3,7 @@
     parent    the job
     child     {"said": "ready", "versions": {...}}
     parent    "go"
-    child     {"said": "measured", "figures": {...}, "notes": {...}}
+    child     {"said": "measured", "figures": {...}, "notes": {...}, ...}
     parent    "verify"
     child     {"said": "verified", "checksum": ..., "differences": [...], ...}
 
@@ -63,7 +63,8 @@ def _take(answers: IO[str]) -> None:
     if sys.stdin.readline().strip() != "go":
         return
     measured = measure(load, job)
-    _say(answers, "measured", figures=measured.figures, notes=measured.notes)
+    facts = {"discarded_bytes": job.discarded_bytes, "whole_files": job.whole_files}
+    _say(answers, "measured", figures=measured.figures, notes=measured.notes, **facts)
     if sys.stdin.readline().strip() == "verify":
         _say(answers, "verified", **_verify(measured, job))
 
