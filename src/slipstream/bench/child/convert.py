@@ -11,12 +11,22 @@ from typing import Any
 import numpy as np
 
 from . import headers
+from .lifetime import end_with_parent
 
 
 def main() -> None:
-    """Reads {"files": [...], "target": ...} and writes the target: whole, or not at all."""
+    """Reads {"files": [...], "target": ..., "parent": ...} and writes the target: whole, or not at all."""
+    end_with_parent(None)
     asked = json.loads(sys.stdin.readline())
-    convert(asked["files"], asked["target"])
+    end_with_parent(asked["parent"])
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    try:
+        convert(asked["files"], asked["target"])
+        said = {"said": "converted"}
+    except Exception as error:
+        said = {"said": "failed", "reason": f"{type(error).__name__}: {error}"}
+    print(json.dumps(said), file=answers, flush=True)
 
 
 def convert(files: Sequence[str], target: str) -> None:

@@ -12,13 +12,11 @@ In the place of any answer: {"said": "failed", "reason": ...}. The process ends 
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import importlib.metadata
 import json
 import os
 import platform
-import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -26,14 +24,13 @@ from typing import IO, Any
 
 from . import reference
 from .job import Job, Tensors
+from .lifetime import end_with_parent
 from .measure import Measured, Remembered, measure, warm_up
-
-_PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
     """Takes one sample."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent(None)  # before anything else
     # What a library prints goes to stderr; stdout is for the protocol alone.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -52,8 +49,7 @@ def _take(answers: IO[str]) -> None:
     if not said:
         return
     job = Job(**json.loads(said))
-    if job.parent is not None and os.getppid() != job.parent:
-        return  # it ended before this process asked to end with it
+    end_with_parent(job.parent)
     for module in (*job.modules, "numpy"):
         importlib.import_module(module)
     load = find_adapter(job.adapter)
