@@ -42,6 +42,8 @@ class Nginx(Server):
         *,
         tls: ServerCertificate | None = None,
         limit_rate: str | None = None,
+        piece_bytes: int | None = None,
+        gate_port: int | None = None,
         workers: int = 2,
         access_log: bool = False,
         directory: Path | None = None,
@@ -52,6 +54,10 @@ class Nginx(Server):
             root: the directory to serve; whoever runs this must be able to read it.
             tls: serve over https, with this certificate; sessions can be resumed.
             limit_rate: the most bytes a second of one connection, as nginx writes them: "90m".
+            piece_bytes: the most that is sent between two pauses for that rate. nginx pauses for whole milliseconds,
+                and not after the last piece: with its own 2 MiB, ranges of 8 MiB came at 116 MB/s instead of 94.
+            gate_port: before each answer, `GET /go` is asked of this port of loopback, which must give a 200: by what
+                that takes, first bytes come later.
             workers: processes that answer.
             access_log: write every request to the file `access_log`.
             directory: where the folder with its settings is made.
@@ -64,6 +70,8 @@ class Nginx(Server):
         self.tls = tls
         self.scheme = "https" if tls else "http"
         self._limit_rate = limit_rate
+        self._piece_bytes = piece_bytes
+        self._gate_port = gate_port
         self._workers = workers
         self._has_access_log = access_log
         self._token = secrets.token_hex(8)
@@ -169,6 +177,20 @@ class Nginx(Server):
                     ssl_protocols TLSv1.2 TLSv1.3;
                     ssl_session_cache shared:sessions:1m;
                     ssl_session_tickets on;"""
+        upstream = gate = ""
+        if self._gate_port is not None:
+            upstream = f"upstream gate {{ server 127.0.0.1:{self._gate_port}; keepalive 128; }}"
+            gate = """
+                    auth_request /gate;
+                    location = /gate {
+                        internal;
+                        proxy_pass http://gate/go;
+                        proxy_http_version 1.1;
+                        proxy_set_header Connection "";
+                        proxy_pass_request_headers off;
+                        proxy_pass_request_body off;
+                    }"""
+        pieces = f"sendfile_max_chunk {self._piece_bytes};" if self._piece_bytes is not None else ""
         log_format = "'$request_method $request_uri $http_range $status $body_bytes_sent $connection'"
         return textwrap.dedent(
             f"""\
@@ -194,9 +216,11 @@ class Nginx(Server):
                 keepalive_timeout 1h;
                 map $arg_delimiter $depth {{ default flat; "" deep; }}
                 limit_rate {self._limit_rate or 0};
+                {pieces}
+                {upstream}
                 merge_slashes off;
                 server {{
-                    listen 127.0.0.1:{port}{" ssl" if self.tls else ""};{tls}
+                    listen 127.0.0.1:{port}{" ssl" if self.tls else ""};{tls}{gate}
                     root "{self.root}";
                     location = /{self._token} {{ return 204; }}
                     location ~ ^/(?<bucket>[^/]+)/?$ {{
