@@ -122,7 +122,7 @@ FLOOR = Contender(
     programs=dict.fromkeys(_WEB | _OBJECT_STORES, ("curl",)),
     schemes=_FILES | _OBJECT_STORES | _WEB,
     destinations=frozenset({"cpu"}),
-    default_label="the best way",
+    default_label="plain reads",
     settings={
         "method": SettingRule(
             kinds=(str,),

@@ -150,6 +150,10 @@ class Contender:
         unused = "torch" if settings.get("framework") == "numpy" else None
         return tuple(name for name in (*self.modules, *named) if name != unused)
 
+    def programs_for(self, schemes: frozenset[str]) -> tuple[str, ...]:
+        """What it runs to read URIs of these schemes."""
+        return tuple(sorted({program for scheme in schemes for program in self.programs.get(scheme, ())}))
+
 
 @dataclass(frozen=True)
 class Availability:
@@ -245,7 +249,7 @@ def _reasons(
     for name, value in settings.items():
         for need in contender.settings[name].needed(value):
             yield from _unmet(contender, need, device, schemes, packages)
-    for program in sorted({program for scheme in schemes for program in contender.programs.get(scheme, ())}):
+    for program in contender.programs_for(schemes):
         if shutil.which(program) is None:
             yield f"there is no program {program}"
     if device == "cuda" and (why := why_no_cuda(python)):

@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import slipstream
 from slipstream.bench.errors import BenchError
 from slipstream.errors import UsageError
 
@@ -94,8 +95,12 @@ def find_packages(python: Path | None, modules: Iterable[str], distributions: It
     Raises:
         BenchError: it does not run.
     """
-    found = _probe(python, tuple(sorted(set(modules))), tuple(sorted(set(distributions))), False)
-    return Packages(found["python"], frozenset(found["modules"]), found["versions"])
+    distributions = frozenset(distributions)
+    found = _probe(python, tuple(sorted(set(modules))), tuple(sorted(distributions)), False)
+    versions = dict(found["versions"])
+    if python is None and "slipstream" in distributions:
+        versions.setdefault("slipstream", slipstream.__version__)  # run from its sources, it is no distribution
+    return Packages(found["python"], frozenset(found["modules"]), versions)
 
 
 def why_no_cuda(python: Path | None) -> str:

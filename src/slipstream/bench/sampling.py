@@ -138,10 +138,12 @@ def take_sample(
 def _job(request: SampleRequest, reference: Path | None) -> Mapping[str, object]:
     """The job as `child.job.Job` has it."""
     contender, placed = request.contender, request.placed
+    schemes = schemes_of(placed.uris)
     return {
         "adapter": contender.adapter,
-        "modules": contender.modules_for(_schemes(request), request.settings),
+        "modules": contender.modules_for(schemes, request.settings),
         "distributions": contender.distributions,
+        "programs": contender.programs_for(schemes),
         "settings": dict(request.settings),
         "uris": placed.uris,
         "urls": placed.urls,
@@ -155,10 +157,6 @@ def _job(request: SampleRequest, reference: Path | None) -> Mapping[str, object]
         "reference": str(reference) if reference else None,
         "parent": os.getpid(),
     }
-
-
-def _schemes(request: SampleRequest) -> frozenset[str]:
-    return schemes_of(request.placed.uris)
 
 
 def _environment(request: SampleRequest) -> dict[str, str]:

@@ -19,6 +19,7 @@ class Job:
         adapter: "module:function" of the contender's adapter; a module that begins with a dot is in this package.
         modules: imported before the clock starts.
         distributions: whose versions are reported.
+        programs: which the adapter runs.
         settings: the contender's.
         uris: the model's safetensors files: absolute paths, or URIs.
         urls: the same as plain URLs, signed where need be; none for local paths.
@@ -39,6 +40,7 @@ class Job:
     adapter: str
     modules: list[str] = field(default_factory=list)
     distributions: list[str] = field(default_factory=list)
+    programs: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     uris: list[str] = field(default_factory=list)
     urls: list[str] = field(default_factory=list)

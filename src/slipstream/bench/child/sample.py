@@ -17,6 +17,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable
@@ -26,6 +27,8 @@ from . import reference
 from .job import Job, Tensors
 from .lifetime import end_with_parent
 from .measure import Measured, Remembered, measure, warm_up
+
+_READ_BYTES = 8 << 20
 
 
 def main() -> None:
@@ -58,6 +61,7 @@ def _take(answers: IO[str]) -> None:
     _say(answers, "ready", versions=find_versions(job.distributions, job.modules))
     if sys.stdin.readline().strip() != "go":
         return
+    warm_code(job)
     measured = measure(load, job)
     facts = {"discarded_bytes": job.discarded_bytes, "whole_files": job.whole_files}
     _say(answers, "measured", figures=measured.figures, notes=measured.notes, **facts)
@@ -74,6 +78,22 @@ def find_adapter(name: str) -> Callable[[Job], Tensors]:
     module, _, function = name.partition(":")
     adapter: Callable[[Job], Tensors] = getattr(importlib.import_module(module, __package__), function)
     return adapter
+
+
+def warm_code(job: Job) -> None:
+    """Reads what the contender loads or runs only when it is called: a cold library is no cold model."""
+    for name in job.distributions:
+        try:
+            files = importlib.metadata.files(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        for path in (str(file.locate()) for file in files if ".so" in file.name):
+            if os.path.isfile(path):
+                with open(path, "rb", buffering=0) as library:
+                    while library.read(_READ_BYTES):
+                        pass
+    for program in job.programs:
+        subprocess.run([program, "--version"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False)
 
 
 def find_versions(distributions: list[str], modules: list[str]) -> dict[str, str]:
