@@ -8,6 +8,7 @@ from __future__ import annotations
 import typer
 
 from slipstream.cli.bench_compare import compare
+from slipstream.cli.bench_list import list_contenders
 from slipstream.cli.bench_report import report
 from slipstream.cli.ending import ends_well
 
@@ -16,5 +17,6 @@ bench = typer.Typer(
     help="Measure loaders against one another on your own storage, and report it.",
     no_args_is_help=True,
 )
+bench.command("list")(ends_well(list_contenders))
 bench.command()(ends_well(report))
 bench.command()(ends_well(compare))
