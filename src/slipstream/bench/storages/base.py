@@ -24,7 +24,7 @@ from slipstream.bench.errors import BenchError
 
 if TYPE_CHECKING:
     from slipstream.bench.models import Model
-    from slipstream.bench.records import StorageFacts
+    from slipstream.bench.records import StorageFacts, StorageKind
 
 PageCache = Literal["cold", "warm"]
 Report = Callable[[str, int, int], object]
@@ -83,11 +83,15 @@ class Storage(Protocol):
 
     Attributes:
         name: as in records: "gp3".
+        kind: likewise.
         pause_s: how long to wait before each sample, so that the store forgets the last one.
     """
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def kind(self) -> StorageKind: ...
 
     @property
     def pause_s(self) -> float: ...
@@ -131,7 +135,13 @@ class Storage(Protocol):
         """What was seen of the sample since `begin`."""
         ...
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        """Changes nothing and starts nothing yet: a run enters and leaves all its storages before it begins.
+
+        Raises:
+            StorageUnavailableError: it cannot be had here.
+        """
+        ...
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from slipstream.bench.machine import describe_mount
-from slipstream.bench.records import StorageFacts
+from slipstream.bench.records import StorageFacts, StorageKind
 from slipstream.bench.storages.base import Counters, PageCache, PlacedModel, Report
 from slipstream.bench.storages.devices import BlockDevice, NoBlockDeviceError, find_device
 from slipstream.bench.storages.local_files import place_locally, set_page_cache
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 class DirectoryStorage:
     """A real volume, or this machine's own disk. See Storage."""
 
+    kind: StorageKind = "directory"
     pause_s = 0.0
 
     def __init__(self, name: str, directory: Path | None = None) -> None:
@@ -61,7 +62,7 @@ class DirectoryStorage:
         """See Storage."""
         return StorageFacts(
             name=self.name,
-            kind="directory",
+            kind=self.kind,
             emulated=False,
             uri=str(self.folder),
             mount=dict(describe_mount(self.folder)),

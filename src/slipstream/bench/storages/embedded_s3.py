@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Self
 
 from slipstream.bench.machine import describe_mount
 from slipstream.bench.page_cache import make_cold, make_warm
-from slipstream.bench.records import StorageFacts
+from slipstream.bench.records import StorageFacts, StorageKind
 from slipstream.bench.storages.base import Counters, PageCache, PlacedModel, Report, StorageUnavailableError
 from slipstream.bench.storages.local_files import model_slug
 from slipstream.bench.storages.object_store import ObjectStore
@@ -56,6 +56,8 @@ class _Server(SeaweedFS):
 
 class EmbeddedS3:
     """An S3 server of this process's own, from `place` to the end. See Storage."""
+
+    kind: StorageKind = "embedded-s3"
 
     def __init__(self, name: str, cache: Path, *, pause_s: float = 0.0) -> None:
         """
@@ -111,7 +113,7 @@ class EmbeddedS3:
         """See Storage."""
         source = "the page cache" if self._from_memory else "the disk"
         mount = {**describe_mount(self._data), "served from": source}
-        return replace(self._placed().facts(), kind="embedded-s3", emulated=True, mount=mount)
+        return replace(self._placed().facts(), kind=self.kind, emulated=True, mount=mount)
 
     def begin(self, round_: int) -> PlacedModel:
         """See Storage."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
 from slipstream.bench.machine import received_bytes
-from slipstream.bench.records import StorageFacts
+from slipstream.bench.records import StorageFacts, StorageKind
 from slipstream.bench.storages.base import Counters, PageCache, PlacedModel, Report, StorageUnavailableError
 from slipstream.bench.storages.local_files import model_slug
 from slipstream.errors import SlipstreamError
@@ -36,6 +36,8 @@ _CLOUD_VARIABLES = ("AWS_", "AZURE_", "GOOGLE_", "GCE_")
 
 class ObjectStore:
     """A prefix in an object store. See Storage."""
+
+    kind: StorageKind = "object-store"
 
     def __init__(
         self,
@@ -94,7 +96,7 @@ class ObjectStore:
 
     def facts(self) -> StorageFacts:
         """See Storage."""
-        return StorageFacts(name=self.name, kind="object-store", emulated=False, uri=self._uri)
+        return StorageFacts(name=self.name, kind=self.kind, emulated=False, uri=self._uri)
 
     def begin(self, round_: int) -> PlacedModel:
         """See Storage. The URLs are good for an hour."""

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 from urllib.parse import urlsplit
 
 from slipstream.bench.page_cache import make_warm
-from slipstream.bench.records import StorageFacts
+from slipstream.bench.records import StorageFacts, StorageKind
 from slipstream.bench.storages.base import Counters, PageCache, PlacedModel, Report, StorageUnavailableError
 from slipstream.bench.storages.object_store import aws_variables
 from slipstream.bench.storages.scratch import scratch_folder
@@ -61,6 +61,8 @@ CLOUD = StoreLimits(connection_bytes_per_s=90_000_000, first_byte_s=0.030)
 
 class RangeStore:
     """A server of this process's own that is as slow as a cloud's store, from `place` to the end. See Storage."""
+
+    kind: StorageKind = "range-server"
 
     def __init__(self, name: str, cache: Path, limits: StoreLimits = CLOUD, *, pause_s: float = 0.0) -> None:
         """
@@ -117,7 +119,7 @@ class RangeStore:
         }
         return StorageFacts(
             name=self.name,
-            kind="range-server",
+            kind=self.kind,
             emulated=True,
             uri=f"s3://{_BUCKET}/",
             limits=limits,

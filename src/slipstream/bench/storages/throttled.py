@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from slipstream.bench.errors import BenchError
-from slipstream.bench.records import StorageFacts
+from slipstream.bench.records import StorageFacts, StorageKind
 from slipstream.bench.storages.base import Counters, PageCache, PlacedModel, Report, StorageUnavailableError
 from slipstream.bench.storages.cgroups import Limits
 from slipstream.bench.storages.devices import NoBlockDeviceError, find_device
@@ -40,18 +40,20 @@ _TOLERANCE = 1.25
 class ThrottledVolume:
     """A disk that is as slow as a volume of a cloud for the processes of samples. See Storage."""
 
+    kind: StorageKind = "throttled"
     pause_s = 0.0
 
-    def __init__(self, name: str, limits: Limits, *, directory: Path | None = None, probe_s: float = PROBE_S) -> None:
+    def __init__(self, name: str, limits: Limits, directory: Path, *, probe_s: float = PROBE_S) -> None:
         """
         Args:
             name: as in records.
             limits: of the volume.
-            directory: on the disk that is throttled; None is wherever the model lies.
+            directory: on the disk that is throttled.
             probe_s: for each of the four looks that are taken when the model is placed.
         """
         self.name = name
         self.limits = limits
+        self._directory = directory
         self._probe_s = probe_s
         self._disk = DirectoryStorage(name, directory)
         self._stack = ExitStack()
@@ -62,6 +64,7 @@ class ThrottledVolume:
         return f"<ThrottledVolume {self.name}: {self._throttle or self.limits}>"
 
     def __enter__(self) -> Self:
+        self._make_throttle()
         return self
 
     def __exit__(
@@ -78,15 +81,11 @@ class ThrottledVolume:
         """
         self._disk.place(model, report, tensorizer_file=tensorizer_file)
         largest = max(self._disk.begin(0).files, key=lambda file: file.stat().st_size)
-        try:
-            device = find_device(largest)
-        except NoBlockDeviceError as error:
-            raise StorageUnavailableError(f"{self.name} cannot be emulated here: {error}") from error
-        throttle = Throttle(device, self.limits)
-        report(f"measuring what {device.name} gives", 0, 0)
+        throttle = self._make_throttle()
+        report(f"measuring what {throttle.device.name} gives", 0, 0)
         free = _measure(largest, self._probe_s)
         self._throttle = self._stack.enter_context(throttle)
-        report(f"measuring whether the throttle of {device.name} holds", 0, 0)
+        report(f"measuring whether the throttle of {throttle.device.name} holds", 0, 0)
         held = _measure(largest, self._probe_s, throttle)
         self._held = held | {f"device_{name}": value for name, value in free.items()}
         self._require_held(held)
@@ -98,7 +97,7 @@ class ThrottledVolume:
             "iops": float(self.limits.iops),
             "read_ahead_kib": float(self.limits.read_ahead_kib),
         }
-        return replace(self._disk.facts(), kind="throttled", emulated=True, limits=limits, held=self._held)
+        return replace(self._disk.facts(), kind=self.kind, emulated=True, limits=limits, held=self._held)
 
     def begin(self, round_: int) -> PlacedModel:
         """See Storage."""
@@ -118,6 +117,12 @@ class ThrottledVolume:
     def end(self) -> Mapping[str, object]:
         """See Storage."""
         return {}
+
+    def _make_throttle(self) -> Throttle:
+        try:
+            return Throttle(find_device(self._directory), self.limits)
+        except NoBlockDeviceError as error:
+            raise StorageUnavailableError(f"{self.name} cannot be emulated here: {error}") from error
 
     def _require_held(self, held: Mapping[str, float]) -> None:
         limits = {"bytes_per_s": self.limits.bytes_per_s, "iops": self.limits.iops}

@@ -1,0 +1,146 @@
+"""What is measured: pure data. An experiment says who loads, with which settings, from where, and in which state.
+
+    EXPERIMENTS["gp3"].entries      slipstream: defaults, concurrency 1, 4, ...; ...; floor: direct, 8 threads, ...
+
+The first three are those of the published benchmark, with its sweeps; slipstream is swept exactly as the Run:ai
+streamer is, and everyone is also measured as they come. To add one, add a value to `EXPERIMENTS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from slipstream.bench.records import Setting
+from slipstream.bench.sampling import Touch
+from slipstream.bench.storages.base import PageCache
+
+Kind = Literal["load", "vllm"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One row: a contender with settings.
+
+    Attributes:
+        contender: its name.
+        settings: those that are not default.
+        label: what the row is called, where that is not what the settings say.
+        quick: whether it is part of a short run.
+        verify: whether what comes is compared with the model.
+        environment: variables for this row's samples alone.
+        storages: of the experiment's, those from which it is measured; none given: all.
+    """
+
+    contender: str
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    label: str = ""
+    quick: bool = False
+    verify: bool = True
+    environment: Mapping[str, str] = field(default_factory=dict)
+    storages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One table, or one for each of its storages.
+
+    Attributes:
+        name: as on the command line.
+        title: above the table.
+        storages: their names; what each is, the command line says (storages.choice).
+        entries: the rows.
+        kind: what a sample is: a load, or the start of an engine.
+        together: whether all storages are open at once and their samples are taken in turns, for rows that are
+            compared across them; else they come one after another.
+        page_cache: how the files are before each sample, where they are files.
+        names: a glob that selects tensors; None is all.
+        keep: whether the caller holds every tensor until the end.
+        touch: see sampling.SampleRequest.
+        layout: the model that is loaded instead of the one that the run is about.
+    """
+
+    name: str
+    title: str
+    storages: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    kind: Kind = "load"
+    together: bool = False
+    page_cache: PageCache = "cold"
+    names: str | None = None
+    keep: bool = True
+    touch: Touch = "timed"
+    layout: str = ""
+
+
+def _sweep(contender: str, setting: str, values: Sequence[Setting], *, quick: Sequence[Setting] = ()) -> list[Entry]:
+    """A contender at its defaults, and with each of these values."""
+    swept = [Entry(contender=contender, settings={setting: value}, quick=value in quick) for value in values]
+    return [Entry(contender=contender, quick=True), *swept]
+
+
+def _streamers(values: Sequence[int], *, quick: Sequence[int]) -> list[Entry]:
+    return [entry for name in ("slipstream", "runai") for entry in _sweep(name, "concurrency", values, quick=quick)]
+
+
+def _floors(method: str, setting: str, values: Sequence[int], *, quick: Sequence[int] = ()) -> list[Entry]:
+    return [
+        Entry(contender="floor", settings={"method": method, setting: value}, quick=value in quick) for value in values
+    ]
+
+
+# Those that read files only; from an object store they say so in the table.
+_OTHERS = [
+    Entry(contender="safetensors", quick=True),
+    Entry(contender="safetensors", settings={"backend": "pread"}),
+    Entry(contender="safetensors", settings={"method": "prefetch"}),
+    Entry(contender="fastsafetensors", quick=True),
+    Entry(contender="fastsafetensors", settings={"bbuf_size_kb": 160 << 10, "max_threads": 32}),
+    Entry(contender="instanttensor", quick=True),
+]
+_DISK_FLOORS = [
+    *_floors("direct", "threads", (8, 16), quick=(16,)),
+    *_floors("populate", "threads", (1, 2, 4), quick=(2,)),
+]
+_STORE_FLOORS = [
+    *_floors("discard", "connections", (16, 32), quick=(16,)),
+    *_floors("receive", "connections", (16, 64), quick=(16,)),
+]
+
+GP3 = Experiment(
+    name="gp3",
+    title="GP3 SSD: 1,000 MiB/s, 16,000 IOPS",
+    storages=("gp3",),
+    entries=(
+        *_streamers((1, 4, 8, 16), quick=(16,)),
+        *_OTHERS,
+        *_sweep("tensorizer", "num_readers", (1, 4, 8, 16, 32, 64, 100), quick=(16,)),
+        *_DISK_FLOORS,
+    ),
+)
+IO2 = Experiment(
+    name="io2",
+    title="IO2 SSD: 4,000 MiB/s, 100,000 IOPS",
+    storages=("io2",),
+    entries=(
+        *_streamers((1, 4, 8, 16, 20), quick=(16,)),
+        *_OTHERS,
+        *_sweep("tensorizer", "num_readers", (1, 4, 8, 16, 32), quick=(8,)),
+        *_DISK_FLOORS,
+    ),
+)
+S3 = Experiment(
+    name="s3",
+    title="Amazon S3",
+    storages=("s3",),
+    entries=(
+        *_streamers((4, 16, 32, 64), quick=(32,)),
+        Entry(contender="safetensors", quick=True),
+        Entry(contender="fastsafetensors", quick=True),
+        Entry(contender="instanttensor", quick=True),
+        *_sweep("tensorizer", "num_readers", (8, 16, 32, 64, 80), quick=(16,)),
+        *_STORE_FLOORS,
+    ),
+)
+EXPERIMENTS: Mapping[str, Experiment] = {experiment.name: experiment for experiment in (GP3, IO2, S3)}
