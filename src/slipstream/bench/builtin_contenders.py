@@ -67,6 +67,7 @@ SAFETENSORS = Contender(
         ),
         "backend": SettingRule(kinds=(str,), choices=("mmap", "pread"), needs={"": Need(version="0.8")}),
         "threads": SettingRule(kinds=(int,), words="{} threads", needs={"": Need(version="0.9", destination="cuda")}),
+        "framework": SettingRule(kinds=(str,), choices=("torch", "numpy")),
     },
 )
 TENSORIZER = Contender(

@@ -212,10 +212,14 @@ def check_availability(
         schemes: of the URIs; "file" is a path.
         settings: those that it would be given.
         python: the interpreter; None is this one.
+
+    Raises:
+        UsageError: it has no such settings.
     """
     if contender.broken:
         return Availability(contender.broken)
     settings = settings or {}
+    contender.check(settings)
     try:
         packages = find_packages(python, contender.modules_for(schemes, settings), contender.distributions)
         reasons = _reasons(contender, destination, schemes, settings, packages, python)
@@ -244,8 +248,8 @@ def _reasons(
         yield "needs CUDA" if only == "cuda" else f"loads to {only} only"
     for scheme in sorted(schemes - contender.schemes):
         yield "cannot read local files" if scheme == "file" else f"cannot read {scheme}://"
-    if any(name not in packages.modules for name in contender.modules_for(schemes, settings)):
-        yield f"not installed{f': {contender.install}' if contender.install else ''}"
+    if missing := [name for name in contender.modules_for(schemes, settings) if name not in packages.modules]:
+        yield f"not installed ({', '.join(missing)}){f': {contender.install}' if contender.install else ''}"
     for name, value in settings.items():
         for need in contender.settings[name].needed(value):
             yield from _unmet(contender, need, device, schemes, packages)
