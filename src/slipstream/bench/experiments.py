@@ -15,6 +15,7 @@ from typing import Literal
 from slipstream.bench.records import Setting
 from slipstream.bench.sampling import Touch
 from slipstream.bench.storages.base import PageCache
+from slipstream.errors import UsageError
 
 Kind = Literal["load", "vllm"]
 
@@ -144,3 +145,18 @@ S3 = Experiment(
     ),
 )
 EXPERIMENTS: Mapping[str, Experiment] = {experiment.name: experiment for experiment in (GP3, IO2, S3)}
+ALL = ("gp3", "io2", "s3", "vllm")
+"""What `all` stands for: the published benchmark's experiments, those of them that there are."""
+
+
+def find_experiments(names: Sequence[str]) -> list[Experiment]:
+    """The experiments of these names, each once.
+
+    Raises:
+        UsageError: there is none of such a name.
+    """
+    wanted = dict.fromkeys(each for name in names for each in (ALL if name == "all" else (name,)))
+    unknown = [name for name in wanted if name not in EXPERIMENTS and name not in ALL]
+    if unknown:
+        raise UsageError(f'there is no experiment "{unknown[0]}"; there are {", ".join(EXPERIMENTS)}, and all')
+    return [EXPERIMENTS[name] for name in wanted if name in EXPERIMENTS]

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import typer
 
-from slipstream.cli.bench_compare import compare
+from slipstream.cli.bench_compare import EXIT_CODES, METHOD, compare
 from slipstream.cli.bench_list import list_contenders
 from slipstream.cli.bench_report import report
+from slipstream.cli.bench_run import run
 from slipstream.cli.ending import ends_well
 
 bench = typer.Typer(
@@ -17,6 +18,7 @@ bench = typer.Typer(
     help="Measure loaders against one another on your own storage, and report it.",
     no_args_is_help=True,
 )
+bench.command()(ends_well(run))
 bench.command("list")(ends_well(list_contenders))
 bench.command()(ends_well(report))
-bench.command()(ends_well(compare))
+bench.command(epilog=f"{METHOD}\n\n{EXIT_CODES}")(ends_well(compare))
