@@ -218,15 +218,14 @@ class Run:
 
     def _place(self, stage: Stage, storages: Mapping[str, Storage]) -> str:
         """Puts the model into the storages; returns why there is no copy for tensorizer, if one was wanted."""
-        report = self._display.doing
+        taker, report = TAKERS[stage.experiment.kind], self._display.doing
+        taker.make_ready(stage.model, self.settings.conditions, report)
         copy, no_copy = None, ""
         if any(sample.row.needs_tensorizer for sample in stage.samples):
-            python = self.settings.conditions.pythons.get("tensorizer")
             try:
-                copy = stage.model.tensorizer_copy(python=python, report=report)
+                copy = taker.tensorizer_copy(stage.model, self.settings.conditions, report)
             except BenchError as error:
                 no_copy = str(error)
-        stage.model.reference(report)
         for storage in storages.values():
             storage.place(stage.model, report, tensorizer_file=copy)
         return no_copy

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from slipstream.bench.contenders import Availability, check_availability, find_contender, schemes_of
 from slipstream.bench.experiments import Entry, Experiment, Kind
+from slipstream.bench.models import Model, Report
 from slipstream.bench.page_cache import settle_memory
 from slipstream.bench.plan import PlannedSample, Row
 from slipstream.bench.sampling import SampleRequest, SampleResult, take_sample
@@ -47,6 +48,22 @@ class SampleTaker(Protocol):
         """
         ...
 
+    def make_ready(self, model: Model, conditions: Conditions, report: Report) -> None:
+        """Makes what all samples of a model need.
+
+        Raises:
+            BenchError: none of them can be taken.
+        """
+        ...
+
+    def tensorizer_copy(self, model: Model, conditions: Conditions, report: Report) -> Path:
+        """The model in tensorizer's format; made if need be.
+
+        Raises:
+            BenchError: no row that loads it can be measured.
+        """
+        ...
+
     def check(self, planned: PlannedSample, placed: PlacedModel, conditions: Conditions) -> Availability:
         """Whether it can run here."""
         ...
@@ -75,6 +92,14 @@ class LoadTaker:
             role=contender.role,
             needs_tensorizer=contender.needs_tensorizer,
         )
+
+    def make_ready(self, model: Model, conditions: Conditions, report: Report) -> None:
+        """See SampleTaker. The checksums that what comes is compared with."""
+        model.reference(report)
+
+    def tensorizer_copy(self, model: Model, conditions: Conditions, report: Report) -> Path:
+        """See SampleTaker."""
+        return model.tensorizer_copy(python=conditions.pythons.get("tensorizer"), report=report)
 
     def check(self, planned: PlannedSample, placed: PlacedModel, conditions: Conditions) -> Availability:
         """See SampleTaker."""
@@ -115,6 +140,7 @@ class LoadTaker:
 
 
 TAKERS: Mapping[Kind, SampleTaker] = {"load": LoadTaker()}
+"""By the kind of an experiment. "vllm" is to be entered here; and its experiment in experiments.EXPERIMENTS."""
 
 
 def _margin_bytes(nbytes: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import urllib.request
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -95,6 +96,8 @@ class EmbeddedS3:
         """See Storage. Starts the server on the data of that model."""
         self._data = self._cache / f"seaweedfs-{model_slug(model)}"
         self._lock()
+        for folder in self._data.glob("m[0-9]*"):  # its masters' of earlier starts, which are named after their ports
+            shutil.rmtree(folder, ignore_errors=True)
         scratch = self._stack.enter_context(scratch_folder(self._cache))
         try:
             server = self._stack.enter_context(_Server(data=self._data, directory=scratch))
@@ -145,7 +148,7 @@ class EmbeddedS3:
     def _lock(self) -> None:
         """Two servers on the same data would ruin it."""
         self._data.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self._data / "in-use", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+        descriptor = os.open(self._data / "in-use", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._stack.callback(os.close, descriptor)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
