@@ -39,14 +39,10 @@ def discard(job: Job) -> Tensors:
     fetch = ["silent", "show-error", "fail", 'output = "/dev/null"', *trust]
     command = [shutil.which("curl") or "curl", "--disable", "--noproxy", "*", "--parallel"]
     command += ["--parallel-max", str(connections), "--config", "-"]
-    running = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) for _ in range(processes)
-    ]
-    for number, process in enumerate(running):
-        texts = (
-            "\n".join([*fetch, f'url = "{url}"', f'range = "{start}-{end - 1}"'])
-            for url, start, end in ranges[number::processes]
-        )
+    shares = [share for number in range(processes) if (share := ranges[number::processes])]
+    running = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) for _ in shares]
+    for process, share in zip(running, shares, strict=True):
+        texts = ("\n".join([*fetch, f'url = "{url}"', f'range = "{start}-{end - 1}"']) for url, start, end in share)
         assert process.stdin is not None
         process.stdin.write("\nnext\n".join(texts) + "\n")
         process.stdin.close()

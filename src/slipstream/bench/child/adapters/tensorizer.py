@@ -38,7 +38,7 @@ def _how(uri: str) -> dict[str, Any]:
     if "AWS_CA_BUNDLE" in os.environ:
         from tensorizer.stream_io import CAInfo
 
-        how["certificate_handling"] = CAInfo(cafile=os.environ["AWS_CA_BUNDLE"])
+        how["certificate_handling"] = CAInfo(cacert=os.environ["AWS_CA_BUNDLE"])
     if not uri.startswith("s3://"):
         return how
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
