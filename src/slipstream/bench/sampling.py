@@ -147,7 +147,7 @@ def _job(request: SampleRequest, reference: Path | None) -> Mapping[str, object]
         "settings": dict(request.settings),
         "uris": placed.uris,
         "urls": placed.urls,
-        "sizes": [file.stat().st_size for file in placed.model.files],
+        "sizes": placed.sizes,
         "tensorizer_uri": placed.tensorizer_uri,
         "storage_options": dict(placed.storage_options),
         "destination": request.destination,
@@ -187,7 +187,7 @@ def _refuse_differences(request: SampleRequest, differences: list[str]) -> None:
 def _refuse_incompleteness(request: SampleRequest, measured: Mapping[str, Any]) -> None:
     """For samples whose bytes are not compared."""
     facts, figures = request.placed.model.facts, measured["figures"]
-    stored = sum(file.stat().st_size for file in request.placed.model.files)
+    stored = sum(request.placed.sizes)
     handed: tuple[int, ...]
     wanted: tuple[int, ...]
     if measured["discarded_bytes"] or measured["whole_files"]:

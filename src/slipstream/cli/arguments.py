@@ -145,6 +145,19 @@ def read_storage_options(given: Sequence[str] | None) -> StorageOptions | None:
     return options
 
 
+def read_flat_options(given: Sequence[str] | None) -> dict[str, str]:
+    """The same for one store.
+
+    Raises:
+        UsageError: an argument of another form, or for one kind of store alone.
+    """
+    options = read_storage_options(given) or {}
+    flat = {name: value for name, value in options.items() if isinstance(value, str)}
+    if len(flat) < len(options):
+        raise UsageError("--storage-option is for one store here: write endpoint=URL, not s3.endpoint=URL")
+    return flat
+
+
 def one_or_many(uris: Sequence[str]) -> str | list[str]:
     """A single URI as itself: errors then speak of it, not of a list."""
     return uris[0] if len(uris) == 1 else list(uris)

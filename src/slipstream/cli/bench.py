@@ -8,6 +8,7 @@ from __future__ import annotations
 import typer
 
 from slipstream.cli.bench_compare import EXIT_CODES, METHOD, compare
+from slipstream.cli.bench_floor import floor
 from slipstream.cli.bench_list import list_contenders
 from slipstream.cli.bench_report import report
 from slipstream.cli.bench_run import run
@@ -19,6 +20,7 @@ bench = typer.Typer(
     no_args_is_help=True,
 )
 bench.command()(ends_well(run))
+bench.command()(ends_well(floor))
 bench.command("list")(ends_well(list_contenders))
 bench.command()(ends_well(report))
 bench.command(epilog=f"{METHOD}\n\n{EXIT_CODES}")(ends_well(compare))

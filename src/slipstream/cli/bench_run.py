@@ -33,7 +33,7 @@ Storages = Annotated[
         "--storage",
         metavar="NAME=PLACE",
         help="A real volume or bucket instead of an emulated one: gp3=/mnt/gp3, s3=s3://bucket/prefix. Or what "
-        "emulates it: s3=seaweedfs (a real S3 server on this machine), s3=range-server (with the limits of a cloud's store).",
+        "emulates it: s3=seaweedfs (a real S3 server on this machine), s3=range-server (with the limits of a cloud).",
         rich_help_panel=_STORAGE,
     ),
 ]
@@ -120,8 +120,8 @@ def run(
     from slipstream.bench.interpreters import parse_interpreters
     from slipstream.bench.models import default_cache
     from slipstream.bench.runner import Run, RunSettings
-    from slipstream.bench.storages.choice import QUICK_PROBE_S, Ground, parse_places
-    from slipstream.bench.storages.throttled import PROBE_S
+    from slipstream.bench.storages.choice import Ground, parse_places
+    from slipstream.bench.storages.throttled import PROBE_S, QUICK_PROBE_S
     from slipstream.bench.takers import Conditions
     from slipstream.testing.layouts import LAYOUTS
 
@@ -134,7 +134,7 @@ def run(
         raise UsageError("--repeats is at least 1")
     repeats = repeats or (1 if quick else 3)
     places = parse_places(storage or [])
-    storage_options = _flat_options(storage_option)
+    storage_options = arguments.read_flat_options(storage_option)
     cache = (cache or default_cache()).expanduser().absolute()
     if quick and layers is None and model in LAYOUTS:
         layers = _QUICK_LAYERS
@@ -187,15 +187,6 @@ def _find_models(
     for layout in {experiment.layout for experiment in experiments} - {""}:
         found[layout] = find_model(layout, cache, report=display.doing)
     return found
-
-
-def _flat_options(given: list[str] | None) -> dict[str, str]:
-    """Options of one store: peers, which find theirs in the environment, know no more than one either."""
-    options = arguments.read_storage_options(given) or {}
-    flat = {name: value for name, value in options.items() if isinstance(value, str)}
-    if len(flat) < len(options):
-        raise UsageError("--storage-option takes no scopes here: write endpoint=..., not s3.endpoint=...")
-    return flat
 
 
 def _print_summary(settings: RunSettings) -> None:

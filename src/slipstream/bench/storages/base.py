@@ -48,6 +48,7 @@ class PlacedModel:
         environment: the same for clients that read it from there: AWS_ variables and the like.
         files: the local files behind `uris`, whose place in the page cache decides whether a sample is cold.
         tensorizer_file: the local file behind `tensorizer_uri`.
+        known_sizes: of the files behind `uris`, where the model has no files on this machine.
     """
 
     model: Model
@@ -58,6 +59,12 @@ class PlacedModel:
     environment: Mapping[str, str] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
     tensorizer_file: Path | None = None
+    known_sizes: tuple[int, ...] = ()
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Bytes of the files behind `uris`."""
+        return self.known_sizes or tuple(file.stat().st_size for file in self.model.files)
 
     @property
     def is_local(self) -> bool:

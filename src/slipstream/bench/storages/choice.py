@@ -43,7 +43,6 @@ class Ground:
     storage_options: Mapping[str, str] = field(default_factory=dict)
 
 
-QUICK_PROBE_S = 0.5
 MakeStorage = Callable[[str, Ground], Storage]
 
 
