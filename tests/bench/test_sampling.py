@@ -295,6 +295,15 @@ def test_an_interpreter_that_is_not_there(placed: PlacedModel, tmp_path: Path) -
         _take("copied", placed, python=tmp_path / "none")
 
 
+def test_a_gpu_that_is_not_there(placed: PlacedModel) -> None:
+    """A sample that cannot have its destination is a failed one, with torch's reason."""
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(SampleError, match=r"copied failed: .*CUDA"):
+        _take("copied", placed, destination="cuda:0")
+
+
 def test_settings_that_there_are_not(placed: PlacedModel) -> None:
     """They are refused before anything is started."""
     with pytest.raises(UsageError):
