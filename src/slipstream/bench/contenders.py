@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -175,6 +176,12 @@ class Availability:
 
 def contenders() -> Mapping[str, Contender]:
     """All contenders by name: the built-in ones, then those of entry points. One that cannot be loaded says so."""
+    return _contenders(tuple(sys.path))
+
+
+@cache
+def _contenders(path: tuple[str, ...]) -> Mapping[str, Contender]:
+    """Those that the distributions on this path have: to look through all of their metadata takes a while."""
     from slipstream.bench.builtin_contenders import BUILTIN
 
     found = {contender.name: contender for contender in BUILTIN}
@@ -285,7 +292,6 @@ def _say(value: Setting, rule: SettingRule) -> str:
     return str(value)
 
 
-@cache
 def _load_plugin(point: EntryPoint, taken: frozenset[str]) -> Contender:
     origin = f" of {point.dist.name}" if point.dist is not None else ""
     try:
