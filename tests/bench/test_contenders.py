@@ -20,8 +20,12 @@ from slipstream.bench.contenders import (
 )
 from slipstream.bench.errors import BenchError
 from slipstream.bench.interpreters import child_environment, find_packages, parse_interpreters
+from slipstream.bench.models import find_model
 from slipstream.bench.records import Setting
+from slipstream.bench.sampling import SampleRequest, take_sample
+from slipstream.bench.storages.base import PlacedModel
 from slipstream.errors import UsageError
+from slipstream.testing.checkpoints import write_safetensors
 from tests.bench.interpreters import make_distribution, make_interpreter
 
 S3 = frozenset({"s3"})
@@ -184,17 +188,28 @@ CONTENDER = Contender(
     distributions=("bench-plugin",), settings={"speed": SettingRule(kinds=(int,), words="speed {}")},
 )
 NOT_ONE = 3
+
+def load(job):
+    import numpy as np
+    for path in job.uris:
+        yield "only", np.fromfile(path, np.uint8)[-4:] if job.settings["speed"] == 3 else None
 """
 
 
-def test_a_plugin_adds_a_contender(plugins: Path) -> None:
-    """A distribution with an entry point of the group has its contender among the others, with its version."""
+def test_a_plugin_adds_a_contender(plugins: Path, tmp_path: Path) -> None:
+    """A distribution with an entry point of the group has its contender among the others, measured as they are."""
     make_distribution(plugins, "bench-plugin", "bench_plugin", PLUGIN, f"[{GROUP}]\ntheirs = bench_plugin:CONTENDER\n")
     assert list(contenders())[-1] == "theirs"
     theirs = find_contender("theirs")
     assert theirs.label({"speed": 3}) == "speed 3"
     found = check_availability(theirs)
     assert (found.reason, found.versions) == ("", {"bench-plugin": "1.2.3"})
+    write_safetensors(tmp_path / "model.safetensors", {"only": ("U8", [4], b"abcd")})
+    model = find_model(str(tmp_path / "model.safetensors"), tmp_path / "cache")
+    placed = PlacedModel(model=model, uris=tuple(map(str, model.files)), files=model.files)
+    taken = take_sample(SampleRequest(contender=theirs, placed=placed, settings={"speed": 3}), lambda pid: None)
+    assert taken.verified
+    assert taken.versions["bench-plugin"] == "1.2.3"
 
 
 def test_a_broken_plugin_says_why(plugins: Path) -> None:
