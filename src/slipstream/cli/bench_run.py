@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 from rich.table import Table
@@ -116,7 +116,7 @@ def run(
 ) -> None:
     """Measure loaders against one another: every sample in a process of its own, cold, verified byte for byte."""
     from slipstream.bench.contenders import find_contender
-    from slipstream.bench.experiments import find_experiments
+    from slipstream.bench.experiments import Kind, find_experiments
     from slipstream.bench.interpreters import parse_interpreters
     from slipstream.bench.models import default_cache
     from slipstream.bench.runner import Run, RunSettings
@@ -128,7 +128,7 @@ def run(
     chosen = find_experiments(experiments)
     names = [name.strip() for name in contenders.split(",")] if contenders else None
     pythons = parse_interpreters(python or [])
-    for name in (*(names or ()), *pythons):
+    for name in {*(names or ()), *pythons} - set(get_args(Kind)):  # vLLM has an interpreter, too
         find_contender(name)
     if repeats is not None and repeats < 1:
         raise UsageError("--repeats is at least 1")
