@@ -100,7 +100,7 @@ def load_slipstream(job: Job, framework: Framework = "torch", **settings: Any) -
     """Streams with slipstream; `settings` are those of slipstream.Options that are not default."""
     import slipstream
 
-    options = slipstream.Options(**settings)
+    options = slipstream.Options(**{"populate": True, **settings})  # as slipstream.load, which keeps everything
     uri = [*job.uris] or str(job.model)
     stream = slipstream.stream(
         uri, framework=framework, names=job.names, options=options, storage_options=job.storage_options

@@ -54,6 +54,10 @@ def _parse_switch(text: str) -> bool:
     return _SWITCHES[word]
 
 
+def _parse_populate(text: str) -> bool | str:
+    return text.strip().lower() if text.strip().lower() == "auto" else _parse_switch(text)
+
+
 def _setting(name: str, parse: Callable[[str], object], default: object) -> Callable[[], Any]:
     """What makes a setting that was not given: the environment's word, at the time an Options is made."""
 
@@ -92,6 +96,8 @@ class Options:
         stall_timeout_s: seconds without a byte (or with hardly any) after which a connection counts as lost.
         hedge: whether a range that takes far longer than its peers is asked for a second time.
         bandwidth_limit: bytes per second over all connections; None is no limit.
+        populate: whether a thread gives memory its pages ahead of what is received into it. "auto" does so where every
+            tensor is kept, as by `load`: then the memory is needed anyway. It is not done under a `memory_limit`.
 
     Raises:
         UsageError: a value that cannot work, or an unknown `SLIPSTREAM_` variable in the environment.
@@ -118,6 +124,7 @@ class Options:
     stall_timeout_s: float = field(default_factory=_setting("stall_timeout_s", float, 10.0))
     hedge: bool = field(default_factory=_setting("hedge", _parse_switch, True))
     bandwidth_limit: int | None = field(default_factory=_setting("bandwidth_limit", _parse_limit, None))
+    populate: bool | Literal["auto"] = field(default_factory=_setting("populate", _parse_populate, "auto"))
 
     def __post_init__(self) -> None:
         _refuse_unknown_variables()
@@ -149,6 +156,8 @@ class Options:
                 raise UsageError(f"{name} is {seconds!r}; it is a number of seconds above 0")
         if not isinstance(self.hedge, bool):
             raise UsageError(f"hedge is {self.hedge!r}; it is True or False")
+        if self.populate != "auto" and not isinstance(self.populate, bool):
+            raise UsageError(f'populate is {self.populate!r}; it is True, False or "auto"')
         limit = self.bandwidth_limit
         if limit is not None and not (_is_int(limit) and limit >= 1024):
             raise UsageError(f"bandwidth_limit is {limit!r}; it is bytes per second, at least 1,024, or None")

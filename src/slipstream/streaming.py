@@ -84,7 +84,9 @@ def load(
     progress: bool | Callable[[Progress], object] = False,
 ) -> dict[str, Tensor]:
     """Loads a checkpoint as a whole: name -> tensor. Arguments, ownership and errors as in `stream`."""
-    with _begin(uri, device, framework, names, options, storage_options, progress, check=_check_fits) as tensors:
+    with _begin(
+        uri, device, framework, names, options, storage_options, progress, keeps=True, check=_check_fits
+    ) as tensors:
         return dict(tensors)
 
 
@@ -117,7 +119,10 @@ def load_into(
     from slipstream.delivery.module import ModuleFiller
 
     filler = ModuleFiller(module, strict=strict)
-    with _begin(uri, device, "torch", names, options, storage_options, progress, check=filler.check) as tensors:
+    begun = _begin(
+        uri, device, "torch", names, options, storage_options, progress, keeps=filler.keeps, check=filler.check
+    )
+    with begun as tensors:
         for name, tensor in tensors:
             filler.fill(name, tensor)
             del tensor  # so that the next one has room under a limit
@@ -185,9 +190,10 @@ def _begin(
     storage_options: StorageOptionsGiven | None,
     progress: bool | Callable[[Progress], object],
     *,
+    keeps: bool = False,
     check: Callable[[ReadPlan], object] = lambda reads: None,
 ) -> TensorStream:
-    """Plans a load and, if `check` does not object to the plan, begins to read."""
+    """Plans a load and, if `check` does not object to the plan, begins to read. `keeps`: what is loaded is kept."""
     started = time.perf_counter(), time.process_time()
     options = options or Options()
     require_host(device)
@@ -197,7 +203,8 @@ def _begin(
     try:
         reads = _plan(uri, device, names, options, sources)
         check(reads)
-        return TensorStream(reads, delivered_as, options, sources, report=report, started=started)
+        populate = keeps if options.populate == "auto" else options.populate
+        return TensorStream(reads, delivered_as, options, sources, populate=populate, report=report, started=started)
     except BaseException:
         sources.close()
         raise

@@ -53,6 +53,7 @@ class TensorStream:
         options: Options,
         sources: Sources,
         *,
+        populate: bool = False,
         report: Callable[[Progress], object] | None = None,
         started: tuple[float, float] | None = None,
     ) -> None:
@@ -69,7 +70,7 @@ class TensorStream:
         self._pairs: list[tuple[str, Tensor]] = []  # made and not yet handed out, last first
         self._reported = 0.0
         self._sources = sources
-        self._engine = Engine(plan, options, sources)
+        self._engine = Engine(plan, options, sources, populate=populate)
         try:
             self._framework = import_framework(framework)  # while the first reads are under way
         except BaseException:

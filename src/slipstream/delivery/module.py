@@ -23,6 +23,11 @@ class ModuleFiller:
         self._strict = strict
         self._slots: dict[str, torch.Tensor] = dict(module.state_dict(keep_vars=True))
 
+    @property
+    def keeps(self) -> bool:
+        """Whether loaded tensors become the module's own, rather than being copied into what it has."""
+        return bool(self._slots) and all(slot.is_meta for slot in self._slots.values())
+
     def check(self, plan: ReadPlan) -> None:
         """Compares names and shapes; reads and changes nothing.
 

@@ -10,7 +10,7 @@ from slipstream.types import StorageFacts, Strategy, StrategyChoice, Target
 # O_DIRECT needs 8 to 16 in flight.
 # For ranges over HTTP it is where the search begins: with 85 to 90 MB/s for each, a cloud store fills 10 Gb/s with
 # 15 (Amazon S3 User Guide, "Performance guidelines"), and doubling finds the many that more takes within a second.
-_CONCURRENCY = {Strategy.MAPPED: 2, Strategy.DIRECT: 16, Strategy.BUFFERED: 16, Strategy.RANGED: 16}
+_CONCURRENCY = {Strategy.MAPPED: 2, Strategy.DIRECT: 16, Strategy.BUFFERED: 16, Strategy.RANGED: 32}
 _GOOD_READ_AHEAD_BYTES = 1 << 20  # below it, mapped reading fell to half of the device's bandwidth
 # What Linux reads ahead of a mapping advised with MADV_HUGEPAGE. Where the device's own read-ahead is as
 # large, the advice is left out: on a virtual machine whose host takes free memory back, the first touch of

@@ -7,6 +7,7 @@ readers   know the storage (mapped.py, direct.py, buffered.py, ranged.py)
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from functools import partial
@@ -18,7 +19,8 @@ from slipstream.reading.buffered import BufferedReader
 from slipstream.reading.buffers import Region, allocate_region
 from slipstream.reading.direct import DirectReader
 from slipstream.reading.mapped import MappedReader
-from slipstream.reading.schedule import Read, Schedule
+from slipstream.reading.memory import populate_memory
+from slipstream.reading.schedule import OpInFlight, Read, Schedule
 from slipstream.sources.base import RemoteSource
 from slipstream.sources.registry import Sources
 from slipstream.transport.transfer import TransferStopped
@@ -30,13 +32,19 @@ _CLOSE_WAIT_S = 10.0
 # A process may have 65,530 mappings (vm.max_map_count). A selection with very many gaps is read into
 # memory from the heap instead, as far as malloc makes no mappings of its own for it.
 _MOST_MAPPINGS = 16_384
+# Memory is populated in pieces: whoever makes a mapping meanwhile waits for the present one.
+_POPULATED_AT_ONCE = 8 << 20
 
 
 class Engine:
     """One load's workers and open files. Made running; `close` ends it; at most one caller's thread."""
 
-    def __init__(self, plan: ReadPlan, options: Options, sources: Sources) -> None:
-        """Takes the sources over, and closes them in the end."""
+    def __init__(self, plan: ReadPlan, options: Options, sources: Sources, *, populate: bool = False) -> None:
+        """Takes the sources over, and closes them in the end.
+
+        Args:
+            populate: whether memory is made ready ahead of the reads; see `_populate`.
+        """
         self._plan = plan
         self._sources = sources
         self.schedule = Schedule(plan, options.memory_wait_s, hedge=options.hedge and sources.network_used)
@@ -53,7 +61,10 @@ class Engine:
         for op in plan.ops:
             self._unread_bytes[op.blob] += op.nbytes
         self._most_workers = sum(-(-op.nbytes // self._chunk_bytes(op.blob)) + 1 for op in plan.ops)
+        self._populator: threading.Thread | None = None
         try:
+            if populate and plan.memory_limit is None and self._has_ranged:
+                self._start_populator()
             self._start_workers(plan.concurrency)
         except BaseException:  # also a KeyboardInterrupt, while a thread was starting
             self.close()
@@ -83,6 +94,12 @@ class Engine:
         self._workers.append(worker)
         return True
 
+    def _start_populator(self) -> None:
+        populator = threading.Thread(target=self._populate, name="slipstream-memory", daemon=True)
+        with contextlib.suppress(RuntimeError):  # without it everything takes longer, but nothing is amiss
+            populator.start()
+            self._populator = populator
+
     @property
     def fallbacks(self) -> tuple[str, ...]:
         """What was refused by the kernel or a file system, and what was done instead."""
@@ -95,12 +112,13 @@ class Engine:
         stream, and in a signal handler that interrupted the schedule. The workers end all the same.
         """
         self.schedule.stop()
-        if self.schedule.interrupted_here or threading.current_thread() in self._workers:
+        threads = [*self._workers, *([self._populator] if self._populator else [])]
+        if self.schedule.interrupted_here or threading.current_thread() in threads:
             return
         with self._growing:
             self._closing = True
         deadline = time.monotonic() + _CLOSE_WAIT_S
-        for worker in list(self._workers):
+        for worker in threads:
             worker.join(max(deadline - time.monotonic(), 0.0))
             if worker.is_alive():
                 _warn(f"a read is stuck in the kernel; its thread {worker.name} ends when the read does")
@@ -137,6 +155,23 @@ class Engine:
         self._count_down(read.target.op.blob, read.end - read.chunk_start)
         self.schedule.finish_read(read, requests)
 
+    def _populate(self) -> None:
+        """Gives the memory of ops its pages before anything is received into it, in the order of the reads.
+
+        Clearing a page costs time in which its reader's connection stands still, and on a virtual machine whose host
+        takes back free memory many times as much (docs/performance.md). What is ahead of the reads costs them nothing.
+        """
+        with contextlib.suppress(OSError, ReadError):  # without memory, or on an old kernel: the reads will tell
+            while (target := self.schedule.take_untouched()) is not None:
+                if self._strategy(target.op.blob) is not Strategy.RANGED or not target.op.nbytes:
+                    continue
+                region = self._make_region(target)
+                for start in range(0, len(region.view) if region.pages else 0, _POPULATED_AT_ONCE):
+                    if self.schedule.stopped:
+                        return
+                    populate_memory(region.address + start, min(_POPULATED_AT_ONCE, len(region.view) - start))
+                del target, region  # waiting for the lock must not keep a region alive
+
     def _discard(self, read: Read) -> None:
         """Forgets a read that somebody else has finished, or that nobody waits for any more."""
         self._sources.client.count(discarded_bytes=max(read.transfer.landed - read.kept_bytes, 0))
@@ -157,11 +192,16 @@ class Engine:
         if not target.op.nbytes:
             target.region = allocate_region(target.op.start, target.op.end, lambda address, length: None)
             return 0
+        region = self._make_region(target)
+        return self._reader(target.op.blob).read(region, read.start, read.end, read.transfer)
+
+    def _make_region(self, target: OpInFlight) -> Region:
+        """The op's memory, made by whoever needs it first."""
         reader = self._reader(target.op.blob)
         with target.making:
             if target.region is None:
                 target.region = self._map(target.op, reader)
-        return reader.read(target.region, read.start, read.end, read.transfer)
+            return target.region
 
     def _count_down(self, blob: int, length: int) -> None:
         """Whoever reads a blob's last byte closes it, having made sure that it was one blob all along."""
@@ -241,6 +281,14 @@ class Engine:
             reader.close()
         if over:
             self._sources.close()
+
+    @property
+    def _has_ranged(self) -> bool:
+        return any(choice is not None and choice.strategy is Strategy.RANGED for choice in self._plan.choices)
+
+    def _strategy(self, blob: int) -> Strategy | None:
+        choice = self._plan.choices[blob]
+        return choice.strategy if choice else None
 
     def _chunk_bytes(self, blob: int) -> int:
         choice = self._plan.choices[blob]

@@ -30,6 +30,7 @@ _MAP_NORESERVE = 0x4000  # not in Python's mmap module; the same on x86-64 and a
 _READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
 _MADV_HUGEPAGE = 14
 _MADV_POPULATE_READ = 22  # Linux 5.14
+_MADV_POPULATE_WRITE = 23
 
 
 def map_memory(length: int) -> int:
@@ -76,6 +77,16 @@ def populate(address: int, length: int) -> None:
         OSError: EINVAL on kernels without it; EFAULT where a page cannot be read.
     """
     if _LIBC.madvise(address, length, _MADV_POPULATE_READ):
+        raise _os_error()
+
+
+def populate_memory(address: int, length: int) -> None:
+    """Gives the pages of a range their memory now; what is written in them already stays.
+
+    Raises:
+        OSError: EINVAL on kernels without it; ENOMEM where there is not enough.
+    """
+    if _LIBC.madvise(address, length, _MADV_POPULATE_WRITE):
         raise _os_error()
 
 

@@ -97,7 +97,8 @@ class Schedule:
             ConcurrencyTuner(plan.concurrency, plan.most_concurrency, monotonic(), idle_share_s) if tunes else None
         )
         self._peers = Peers()
-        self._pending = deque(plan.ops)
+        self._pending = deque(OpInFlight(op) for op in plan.ops)
+        self._untouched = deque(self._pending)  # whose memory nobody has been sent to make ready ahead
         self._current: OpInFlight | None = None
         self._whole: deque[OpInFlight] = deque()
         self._in_flight: dict[Read, None] = {}  # handed out and not finished, oldest first
@@ -129,6 +130,15 @@ class Schedule:
                         return None
                 else:
                     self._memory.wait(_LOOK_S if self._hedge and self._in_flight else None)
+            return None
+
+    def take_untouched(self) -> OpInFlight | None:
+        """The next op that nobody has begun to read, for who makes memory ready ahead; None when there is none left."""
+        with self._memory:
+            while self._untouched:
+                target = self._untouched.popleft()
+                if target.next_start == target.op.start:
+                    return target
             return None
 
     def win(self, read: Read) -> bool:
@@ -232,6 +242,11 @@ class Schedule:
         return self._waiting_thread == get_ident()
 
     @property
+    def stopped(self) -> bool:
+        """Whether the load has ended early."""
+        return self._stopped
+
+    @property
     def finished(self) -> bool:
         """Whether every op was delivered, or none ever will be."""
         with self._whole_or_over:
@@ -239,11 +254,9 @@ class Schedule:
 
     def _lease_next(self) -> bool:
         """Makes the next pending op the current one, if the ledger has memory for it."""
-        op = self._pending[0]
-        if not self.ledger.try_lease(op.lease_bytes):
+        if not self.ledger.try_lease(self._pending[0].op.lease_bytes):
             return False
-        self._pending.popleft()
-        self._current = OpInFlight(op)
+        self._current = self._pending.popleft()
         return True
 
     def _cut_chunk(self) -> Read:
@@ -328,6 +341,7 @@ class Schedule:
     def _halt(self) -> None:
         self._stopped = True
         self._pending.clear()
+        self._untouched.clear()
         self._current = None
         self._whole.clear()
         for read in self._in_flight:
@@ -338,7 +352,7 @@ class Schedule:
     def _look_stuck(self, now: float) -> None:
         """Notes since when nothing can move because the caller holds the memory, and raises in the end."""
         moving = self._in_flight or self._current is not None or not self._pending
-        if moving or self.ledger.can_lease(self._pending[0].lease_bytes):
+        if moving or self.ledger.can_lease(self._pending[0].op.lease_bytes):
             self._stuck_since = None
         elif self._stuck_since is None:
             gc.collect()  # tensors in reference cycles are dead already, but not yet found
@@ -347,7 +361,7 @@ class Schedule:
             raise self._stuck_error()
 
     def _stuck_error(self) -> MemoryLimitError:
-        op, limit = self._pending[0], self._plan.memory_limit
+        op, limit = self._pending[0].op, self._plan.memory_limit
         blob = self._plan.checkpoint.blobs[op.blob]
         return MemoryLimitError(
             f"the tensors still held take {self.ledger.leased_bytes:,} bytes of memory_limit={limit:,}, so the next "

@@ -8,10 +8,11 @@ _HERE = ("framework",)  # settings that are no options of slipstream
 
 
 def load(job: Job) -> Tensors:
-    """Streams, in completion order."""
+    """Streams, in completion order. Where every tensor is kept, memory is made ready as `slipstream.load` does it."""
     import slipstream
 
-    options = slipstream.Options(**{name: value for name, value in job.settings.items() if name not in _HERE})
+    given = {name: value for name, value in job.settings.items() if name not in _HERE}
+    options = slipstream.Options(**{"populate": job.keep, **given})
     stream = slipstream.stream(
         job.uris,
         device=job.destination,
