@@ -27,7 +27,7 @@ _DISTRIBUTIONS = (
 _PROBE_TIMEOUT_S = 300.0  # 7 to 10 s where its libraries are in the page cache
 _STILL_WARM = 0.97
 # Nothing is fetched from a hub, and nothing is reported to anyone.
-QUIET: Mapping[str, str] = {
+QUIET = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",

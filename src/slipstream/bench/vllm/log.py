@@ -66,7 +66,7 @@ def parse_weights(log: str) -> Weights:
 
 
 def explain_failure(log: str, secrets: Iterable[str] = ()) -> str:
-    """Why vLLM failed, in one line without secrets: the first exception that has no other cause, else its last words."""
+    """Why vLLM failed, in one line without secrets: the first exception with no other cause, else its last words."""
     lines = [line for raw in log.splitlines() if (line := _PREFIX.sub("", raw).strip())]
     exceptions = [line for line in lines if _EXCEPTION.match(line)]
     causes = [line for line in exceptions if not _SECOND_HAND.search(line)] or exceptions

@@ -73,7 +73,7 @@ def make_tokenizer(config: dict[str, Any]) -> dict[str, object]:
         for number, text in special.items()
     ]
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    tokenizer = {
+    tokenizer: dict[str, object] = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
@@ -84,12 +84,12 @@ def make_tokenizer(config: dict[str, Any]) -> dict[str, object]:
         "decoder": level,
         "model": {"type": "BPE", "unk_token": None, "byte_fallback": False, "vocab": vocabulary, "merges": []},
     }
-    names = {"bos_token": special.get(begin), "eos_token": special.get(end)} if special else {}
+    names = {"bos_token": begin, "eos_token": end}
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         "model_max_length": config.get("max_position_embeddings", _LONGEST_PROMPT),
-        **{name: text for name, text in names.items() if text is not None},
+        **{name: special[number] for name, number in names.items() if number is not None},
     }
     return {"tokenizer.json": tokenizer, "tokenizer_config.json": settings}
 

@@ -213,7 +213,7 @@ def make_environment(request: StartRequest, folder: Path) -> dict[str, str]:
 
 
 def engine_variables(engine: Engine, cache: Path) -> dict[str, str]:
-    """What is set for every vLLM, unless the user has set it: where it keeps what it compiles, and how much it takes."""
+    """What is set unless the user has set it: where vLLM keeps what it compiles, and how much memory it takes."""
     wanted = {
         "VLLM_CACHE_ROOT": str(cache / "engine"),
         "TORCHINDUCTOR_CACHE_DIR": str(cache / "compiled"),  # by default in TMPDIR, which is new every time

@@ -34,7 +34,7 @@ def _serialise(arguments: list[str], target: str) -> None:
     parsing = importlib.import_module("vllm.utils.argparse_utils")
     recipe = importlib.import_module("vllm.model_executor.model_loader.tensorizer")
     # It would fetch the files beside the weights from a hub by the model's name, also where that is a local path.
-    recipe.serialize_extra_artifacts = lambda *given, **named: None
+    setattr(recipe, "serialize_extra_artifacts", lambda *given, **named: None)  # noqa: B010
     parser = engine.EngineArgs.add_cli_args(parsing.FlexibleArgumentParser())
     recipe.tensorize_vllm_model(
         engine.EngineArgs.from_cli_args(parser.parse_args(arguments)),
