@@ -144,7 +144,19 @@ S3 = Experiment(
         *_STORE_FLOORS,
     ),
 )
-EXPERIMENTS: Mapping[str, Experiment] = {experiment.name: experiment for experiment in (GP3, IO2, S3)}
+VLLM = Experiment(
+    name="vllm",
+    title="vLLM until it is ready, by load format",
+    kind="vllm",
+    storages=("gp3", "io2", "s3"),
+    entries=(
+        Entry(contender="slipstream", quick=True),
+        Entry(contender="safetensors", quick=True),
+        Entry(contender="runai", quick=True),
+        Entry(contender="tensorizer", quick=True),
+    ),
+)
+EXPERIMENTS: Mapping[str, Experiment] = {experiment.name: experiment for experiment in (GP3, IO2, S3, VLLM)}
 ALL = ("gp3", "io2", "s3", "vllm")
 """What `all` stands for: the published benchmark's experiments, those of them that there are."""
 

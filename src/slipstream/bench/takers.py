@@ -1,4 +1,4 @@
-"""Who takes samples of a kind: loads, here; starts of engines, elsewhere.
+"""Who takes samples of a kind: loads, here; starts of vLLM, in `vllm.taker`.
 
 runner  ──▶  SampleTaker.describe    which row of the tables an entry is
         ──▶  SampleTaker.check       whether it can run here
@@ -19,6 +19,7 @@ from slipstream.bench.page_cache import settle_memory
 from slipstream.bench.plan import PlannedSample, Row
 from slipstream.bench.sampling import SampleRequest, SampleResult, take_sample
 from slipstream.bench.storages.base import PlacedModel, Storage
+from slipstream.bench.vllm.taker import VllmTaker
 
 _LEAST_MARGIN_BYTES = 128 << 20
 _MOST_MARGIN_BYTES = 1 << 30
@@ -139,8 +140,8 @@ class LoadTaker:
         return take_sample(request, prepare, storage.counters)
 
 
-TAKERS: Mapping[Kind, SampleTaker] = {"load": LoadTaker()}
-"""By the kind of an experiment. "vllm" is to be entered here; and its experiment in experiments.EXPERIMENTS."""
+TAKERS: Mapping[Kind, SampleTaker] = {"load": LoadTaker(), "vllm": VllmTaker()}
+"""By the kind of an experiment."""
 
 
 def _margin_bytes(nbytes: int) -> int:

@@ -161,14 +161,15 @@ class _Server:
         for event in self._events({"max_tokens": 1, "stream": True}):
             if event.get("choices"):
                 return time.monotonic() - self._started
-            raise _Failed(f"the first event of the answer has no token: {json.dumps(event)[:_LONGEST]}")
-        raise _Failed("the answer ended without a token")
+            raise _Failed(f"/health answered, but no token came: {_message(event)}")
+        raise _Failed("/health answered, but a request for a token was answered without one")
 
     def _answer(self) -> str:
         for event in self._events({"max_tokens": self._job["tokens"], "stream": False}):
             if event.get("choices"):
                 return str(event["choices"][0].get("text"))
-        raise _Failed("the answer has no text")
+            raise _Failed(f"one token came, but no answer: {_message(event)}")
+        raise AssertionError("a plain answer is one event")
 
     def _events(self, settings: dict[str, object]) -> Iterator[dict[str, Any]]:
         """The events of a streamed answer, or the one that a plain answer is."""
@@ -179,7 +180,7 @@ class _Server:
             answer = connection.getresponse()
             if answer.status != http.client.OK:
                 said = answer.read(_LONGEST).decode(errors="replace")
-                raise _Failed(f"/health answered, and then a request for a token was refused: {answer.status} {said}")
+                raise _Failed(f"/health answered, but a request for a token got {answer.status}: {said}")
             if not settings["stream"]:
                 yield json.loads(answer.read())
                 return
@@ -192,7 +193,7 @@ class _Server:
         except (OSError, http.client.HTTPException, ValueError) as error:
             self._require_running("while it answered the first request")
             raise _Failed(
-                f"/health answered, and then a request for a token failed: {type(error).__name__}: {error}"
+                f"/health answered, but a request for a token failed: {type(error).__name__}: {error}"
             ) from error
         finally:
             connection.close()
@@ -250,6 +251,14 @@ def main() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         ended = server.end()
     _say("ended", **ended)
+
+
+def _message(event: dict[str, Any]) -> str:
+    """What a server says of its own failure."""
+    error = event.get("error")
+    if isinstance(error, dict) and error.get("message"):
+        return str(error["message"])[:_LONGEST]
+    return json.dumps(event)[:_LONGEST]
 
 
 def _stop(number: int, frame: object) -> NoReturn:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slipstream.bench.contenders import Availability, schemes_of
+from slipstream.bench.errors import BenchError
 from slipstream.bench.page_cache import settle_memory
 from slipstream.bench.plan import PlannedSample, Row
 from slipstream.bench.vllm.formats import find_format
@@ -41,8 +43,13 @@ class VllmTaker:
             needs_tensorizer=load_format.needs_tensorizer,
         )
 
-    def convert(self, model: Model, conditions: Conditions, report: Report) -> Path:
-        """The copy that vLLM's load format tensorizer reads. See SampleTaker."""
+    def make_ready(self, model: Model, conditions: Conditions, report: Report) -> None:
+        """See SampleTaker. A first start, untimed. Where that fails, `check` says so of every row."""
+        with suppress(BenchError):
+            self._plan(model, conditions).first_answer(report)
+
+    def tensorizer_copy(self, model: Model, conditions: Conditions, report: Report) -> Path:
+        """See SampleTaker. As vLLM's load format tensorizer reads it."""
         return self._plan(model, conditions).tensorizer_copy(report)
 
     def check(self, planned: PlannedSample, placed: PlacedModel, conditions: Conditions) -> Availability:
