@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from slipstream.bench.report.appendix import appendix_tables, ready_table
+from slipstream.bench.report.choices import choices_table
 from slipstream.bench.report.conditions import storages_table, warnings
 from slipstream.bench.report.document import Table
 from slipstream.bench.report.extended import extended_table, failures_table
@@ -49,7 +50,7 @@ def test_streamers_beside_the_published_figure() -> None:
     table = appendix_tables(only(level("slipstream", 4, 8.0), level("runai", 4, 10.0)))[0]
     row = cells(table, "4")
     assert (row["slipstream (s)"], row["Run:ai (s)"], row["Run:ai published (s)"]) == ("8.00", "10.00", "14.43")
-    assert (row["slipstream (s/GB)"], row["Run:ai (s/GB)"], row["published (s/GB)"]) == ("0.800", "1.000", "0.962")
+    assert (row["slipstream (s/GB)"], row["Run:ai (s/GB)"], row["Published (s/GB)"]) == ("0.800", "1.000", "0.962")
     assert row["slipstream ÷ Run:ai"] == "0.80"
     assert row["Run:ai ÷ published"] == "1.04"  # 10 s for 10 GB beside 14.43 s for 15 GB
     assert row["slipstream ÷ published"] == "0.83"
@@ -85,7 +86,7 @@ def test_published_loader_that_was_not_measured_stays() -> None:
     tables = appendix_tables(only(make_record("slipstream")))
     tensorizer = next(table for table in tables if "Tensorizer" in table.caption)
     assert len(tensorizer.rows) == 7
-    assert cells(tensorizer, "64")["published (s)"] == "16.44"
+    assert cells(tensorizer, "64")["Published (s)"] == "16.44"
     safetensors = next(table for table in tables if "safetensors" in table.caption)
     assert [row.cells for row in safetensors.rows] == [("as published", "47.99", "3.20")]
 
@@ -113,7 +114,7 @@ def test_unknown_experiment_has_no_published_columns() -> None:
         only(make_record("slipstream", experiment="nvme"), make_record("runai", experiment="nvme"))
     )
     assert [table.caption for table in tables] == ["slipstream and Run:ai Model Streamer by concurrency"]
-    assert not any("published" in column.title for column in tables[0].columns)
+    assert not any("ublished" in column.title for column in tables[0].columns)
 
 
 def test_failed_and_unavailable_stand_in_the_table() -> None:
@@ -192,7 +193,7 @@ def test_vllm_by_loader() -> None:
     table = ready_table(places[0])
     assert table.caption == "Appendix D, for GP3 SSD storage: vLLM with different loaders"
     row = cells(table, "Run:ai Model Streamer")
-    assert row["published (s)"] == "35.08"
+    assert row["Published (s)"] == "35.08"
     assert row["÷ safetensors, published"] == "0.53"
     assert cells(table, "safetensors")["÷ safetensors"] == "1.00"
     assert cells(table, "Tensorizer")["Total time until vLLM is ready (s)"] == "cannot run"
@@ -242,25 +243,70 @@ def test_throttle_that_did_not_hold_is_said() -> None:
         record = make_record("slipstream", storage=storage)
         places = group_records([record])
         assert any(words in warning for warning in warnings(places, [record])), words
-    held = storages_table(group_records([make_record("slipstream")])).rows[0].cells
+    held = storages_table([make_record("slipstream")]).rows[0].cells
     assert held[3].startswith("yes: 1,000 MiB/s, 100 % of the limit")
     late = replace(S3, held={"first_byte_s": 0.001})
     assert any("sooner" in each for each in warnings(group_records([make_record("slipstream", storage=late)]), []))
+
+
+def test_storages_of_all_runs_are_listed() -> None:
+    """Of two runs each has its own row of what its throttle held, and one that did not hold is warned of."""
+    loose = replace(GP3, held={**GP3.held, "device_bytes_per_s": 2.5e9, "bytes_per_s": 2e9})
+    records = [make_record("slipstream"), make_record("slipstream", run="run-2", round_=1, storage=loose)]
+    held = [row.cells[3] for row in storages_table(records).rows]
+    assert [text.partition(":")[0] for text in held] == ["yes", "no"]
+    assert "without it 2,384 MiB/s" in held[1]
+    assert any("did not hold" in warning for warning in warnings(group_records(records), records))
+
+
+def test_what_slipstream_chose() -> None:
+    """Strategies and their reasons, fallbacks and healed failures stand in the report, the same ones once."""
+    notes = {"strategies": ["mapped: it is local"], "fallbacks": ["O_DIRECT was refused"], "retries": 2}
+    records = [make_record("slipstream", notes=notes, round_=n) for n in range(2)]
+    (place,) = group_records([*records, make_record("runai")])
+    table = choices_table(place)
+    assert table is not None
+    assert cells(table, "defaults") == {
+        "Setting": "defaults",
+        "How it read, and why": "mapped: it is local",
+        "Fallbacks": "O_DIRECT was refused",
+        "Retries": "2",
+    }
+    assert choices_table(group_records([make_record("slipstream")])[0]) is None
 
 
 def test_warnings_name_what_weakens_a_figure() -> None:
     """A missing floor, unverified tensors, single samples, mixed commits and mixed versions are warned of."""
     records = [
         make_record("slipstream", verified=False),
-        make_record("slipstream", round_=1, commit="another"),
+        make_record("slipstream", round_=1, commit="another+changes"),
         make_record("runai"),
         make_record("runai", round_=1, versions={"runai-model-streamer": "0.16.0"}),
         make_record("safetensors"),
+        make_record("slipstream", model=replace(WHOLE, nbytes=8_000_000)),
     ]
     found = " ".join(warnings(group_records(records), records))
-    for words in ("no raw floor", "not verified", "one sample only", "2 commits", "several versions"):
+    for words in (
+        "no raw floor",
+        "not verified",
+        "one sample only",
+        "2 commits",
+        "several versions (runai-model-streamer 0.16.0 and 0.17.0)",
+        "in no commit",
+        "8.0 MB shows what starting up takes",
+    ):
         assert words in found, words
     assert warnings(group_records(gp3()), gp3()) == []
+
+
+def test_commits_of_different_rows_are_not_mixed() -> None:
+    """Where each row is of one commit, no median mixes any, though the report holds several."""
+    records = [
+        make_record("slipstream", round_=n, commit=commit, label=commit, settings={"strategy": commit})
+        for commit in ("a", "b")
+        for n in range(2)
+    ]
+    assert not any("commit" in warning for warning in warnings(group_records(records), records))
 
 
 def test_every_entry_and_reason_is_in_the_report() -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from slipstream.bench.report.document import Column, Row, RowKind, Table, make_table
 from slipstream.bench.report.published import PublishedTable, read_published
 from slipstream.bench.report.results import Entry, Place, contender_title
-from slipstream.bench.report.wording import NOTHING, column_of, divide, ratio
+from slipstream.bench.report.wording import NOTHING, column_of, divide, gigabytes, ratio
 
 _STREAMERS = ("slipstream", "runai")
 _LAYOUT = ("slipstream", "runai", "safetensors", "tensorizer")
@@ -80,7 +80,7 @@ def ready_table(place: Place) -> Table:
     columns = [
         Column("Loader", numeric=False),
         Column("Total time until vLLM is ready (s)"),
-        Column("published (s)"),
+        Column("Published (s)"),
         Column(f"÷ {named}"),
         Column(f"÷ {named}, published"),
         Column("of it loading weights (s)"),
@@ -113,7 +113,7 @@ def _streamers(place: Place, within: str) -> Table:
         Column("slipstream (s/GB)"),
         Column("Run:ai (s/GB)"),
     ]
-    columns += [Column("published (s/GB)")]
+    columns += [Column("Published (s/GB)")]
     rows = []
     for n, level in enumerate(levels):
         slipstream, runai = level.entries
@@ -143,8 +143,8 @@ def _one_loader(place: Place, contender: str, first: str, caption: str) -> Table
     entries = [level.entries[0] for level in levels]
     seconds = column_of(entry.seconds if entry else None for entry in entries)
     per_gb = _columns_alike([[_per_gb(entry) for entry in entries]], known_per_gb)
-    columns = [Column(first, numeric=False), Column("Time to load (s)"), Column("published (s)")]
-    columns += [Column("÷ published"), Column("s/GB"), Column("published (s/GB)")]
+    columns = [Column(first, numeric=False), Column("Time to load (s)"), Column("Published (s)")]
+    columns += [Column("÷ published"), Column("s/GB"), Column("Published (s/GB)")]
     rows = [
         Row(
             (
@@ -207,7 +207,7 @@ def _notes(place: Place, published: PublishedTable | None) -> tuple[str, ...]:
     if published is None:
         return ()
     document = read_published()
-    ours = f"Ours {place.model.nbytes / 1e9:.2f} GB to {place.destination or 'nowhere'}"
+    ours = f"Ours {gigabytes(place.model.nbytes)} to {place.destination or 'nowhere'}"
     theirs = f"published {document.model['size_as_printed']} to a {document.destination}"
     return (
         f"{ours}, {theirs} ({document.hardware['instance']}, {document.hardware['gpu']}). "

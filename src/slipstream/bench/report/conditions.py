@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from slipstream.bench.records import Record, StorageFacts
 from slipstream.bench.report.document import Column, Row, Table
 from slipstream.bench.report.published import read_published
-from slipstream.bench.report.results import CONTENDERS, Place, contender_title
-from slipstream.bench.report.wording import NOTHING
+from slipstream.bench.report.results import CONTENDERS, Entry, Place, contender_title
+from slipstream.bench.report.wording import NOTHING, gigabytes
 
 _KINDS = {
     "directory": "a directory",
@@ -18,6 +18,7 @@ _KINDS = {
     "range-server": "a range server on this machine",
 }
 _TOLERANCE = 0.1
+_SMALL_BYTES = 1_000_000_000
 _MACHINE = {
     "cpu": "Processor",
     "cores": "Cores",
@@ -32,11 +33,11 @@ _MACHINE = {
 }
 
 
-def storages_table(places: Sequence[Place]) -> Table:
-    """Each storage: what it is, what was emulated, and whether the limits held."""
+def storages_table(records: Iterable[Record]) -> Table:
+    """Each storage of each run: what it is, what was emulated, and whether the limits held."""
     rows: dict[tuple[str, ...], None] = {}
-    for place in places:
-        facts = place.storage
+    for record in records:
+        facts = record.storage
         rows[
             (
                 facts.name,
@@ -99,25 +100,24 @@ def warnings(places: Sequence[Place], records: Sequence[Record]) -> list[str]:
     """What a reader must know before believing a figure."""
     found = []
     for place in places:
-        limit_warning = _limit_warning(place.storage)
-        if limit_warning:
-            found.append(f"{place.where}: {limit_warning}")
+        found += [f"{place.where}: {words}" for facts in place.storages if (words := _limit_warning(facts))]
         if place.floor is None and place.experiment != "vllm":
             found.append(f"{place.where}, {place.model_title}: no raw floor was measured.")
         for entry in place.loaders:
             if entry.figures and not entry.verified:
                 found.append(f"{place.where}: the tensors of {entry.setting} were not verified in every sample.")
+        if place.experiment != "vllm" and place.loaders and place.model.nbytes < _SMALL_BYTES:
+            found.append(
+                f"{place.where}: a model of {gigabytes(place.model.nbytes)} shows what starting up takes, not loading; "
+                "its seconds per GB, and ratios of them, say nothing of a large one."
+            )
     if any(len(entry.figures) == 1 for place in places for entry in place.loaders):
         found.append("Some figures are of one sample only: how much they scatter is not known.")
-    commits = sorted({record.commit for record in records if record.role == "slipstream" and record.commit})
-    if len(commits) > 1:
-        found.append(
-            f"The samples of slipstream are of {len(commits)} commits ({', '.join(commits)}); medians mix them."
-        )
-    for contender, versions in _mixed_versions(records).items():
-        found.append(
-            f"The samples of {contender_title(contender)} are of several versions ({versions}); medians mix them."
-        )
+    if any("+" in record.commit for record in records if record.role == "slipstream"):
+        found.append("slipstream's sources had changes that are in no commit.")
+    for entry in (entry for place in places for entry in place.loaders):
+        if mixed := _mixed(entry):
+            found.append(f"The samples of {entry.title} are of {mixed}: medians mix them.")
     return list(dict.fromkeys(found))
 
 
@@ -173,6 +173,8 @@ def _held(facts: StorageFacts) -> str:
 
 
 def _measured(name: str, value: float) -> str:
+    if name.startswith("device_"):
+        return f"without it {_measured(name.removeprefix('device_'), value)}"
     if name == "iops":
         return f"{value:,.0f} IOPS"
     if name == "first_byte_s":
@@ -202,13 +204,18 @@ def _limit_warning(facts: StorageFacts) -> str:
     return ""
 
 
-def _mixed_versions(records: Iterable[Record]) -> Mapping[str, str]:
-    found: dict[str, dict[str, None]] = {}
-    for record in records:
-        own = record.versions.get(record.contender) or next(iter(record.versions.values()), "")
-        if own and record.status == "ok" and record.role == "peer":
-            found.setdefault(record.contender, {})[own] = None
-    return {name: ", ".join(versions) for name, versions in found.items() if len(versions) > 1}
+def _mixed(entry: Entry) -> str:
+    """Which several commits or versions the samples of one entry are of, or ""."""
+    good = [record for record in entry.records if record.figures is not None]
+    if entry.role == "slipstream":
+        commits = sorted({record.commit for record in good})
+        return f"{len(commits)} commits ({', '.join(commits)})" if len(commits) > 1 else ""
+    packages: dict[str, set[str]] = {}
+    for record in good:
+        for package, version in record.versions.items():
+            packages.setdefault(package, set()).add(version)
+    mixed = [f"{package} {' and '.join(sorted(those))}" for package, those in packages.items() if len(those) > 1]
+    return f"several versions ({', '.join(mixed)})" if mixed else ""
 
 
 def _mount(mount: Mapping[str, str]) -> str:

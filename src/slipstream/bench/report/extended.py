@@ -37,7 +37,7 @@ def extended_table(place: Place) -> Table:
         [_samples(entry) for entry in entries],
         column_of(entry.seconds for entry in entries),
         _ranges(entries),
-        column_of(entry.gb_per_s for entry in entries),
+        column_of((entry.gb_per_s for entry in entries), digits=2),
         [
             percent(place.of_floor(entry)) if entry.role != "floor" or entry is not floor else "100 %"
             for entry in entries
@@ -127,9 +127,7 @@ def _gigabytes(entries: Sequence[Entry], measure: Callable[[Figures], float | No
 def _verified(entry: Entry) -> str:
     if not entry.figures:
         return NOTHING
-    if entry.role == "floor":
-        return "reads only"
-    return "yes" if entry.verified else "no"
+    return "yes" if entry.verified else "reads only" if entry.role == "floor" else "no"
 
 
 def _kind(entry: Entry) -> RowKind:

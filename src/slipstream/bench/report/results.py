@@ -224,6 +224,14 @@ class Place:
         return read_published().table(self.experiment, self.storage.name, contender)
 
     @property
+    def storages(self) -> list[StorageFacts]:
+        """The facts of all runs; they differ where limits held differently well."""
+        found: list[StorageFacts] = []
+        for entry in self.entries:
+            found += [record.storage for record in entry.records if record.storage not in found]
+        return found
+
+    @property
     def where(self) -> str:
         """Experiment and storage: "gp3", "vllm · gp3"."""
         same = self.experiment == self.storage.name

@@ -9,6 +9,7 @@ from slipstream.bench.experiments import EXPERIMENTS
 from slipstream.bench.records import Record
 from slipstream.bench.report import chart_data
 from slipstream.bench.report.appendix import appendix_tables, ready_table
+from slipstream.bench.report.choices import choices_table
 from slipstream.bench.report.conditions import (
     machines_table,
     published_table,
@@ -105,6 +106,8 @@ def _place_section(place: Place, machines: int, names: _FileNames, *, charts: bo
     if place.loaders:
         blocks += [ready_table(place)] if vllm else appendix_tables(place)
     blocks.append(extended_table(place))
+    if (chosen := choices_table(place)) is not None:
+        blocks.append(chosen)
     if (failed := failures_table(place)) is not None:
         blocks.append(failed)
     return Section(place_title(place, machines=machines), 3, tuple(blocks))
@@ -161,7 +164,7 @@ def _closing(places: Sequence[Place], records: Sequence[Record]) -> list[Section
     return [
         Section("How it was measured", 2, (Bullets(_METHOD),)),
         Section("How to read it", 2, (Bullets(_READING),)),
-        Section("Conditions", 2, (storages_table(places), machines_table(places), versions_table(records))),
+        Section("Conditions", 2, (storages_table(records), machines_table(places), versions_table(records))),
         Section("The published benchmark", 2, (published_table(),)),
     ]
 
