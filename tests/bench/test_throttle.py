@@ -17,7 +17,7 @@ from slipstream.bench.storages import undo
 from slipstream.bench.storages.base import StorageUnavailableError
 from slipstream.bench.storages.cgroups import BlkioHierarchy, IoHierarchy, Limits, find_hierarchy
 from slipstream.bench.storages.devices import BlockDevice, NoBlockDeviceError, find_device
-from slipstream.bench.storages.probe import probe
+from slipstream.bench.storages.plain_reader import PlainReader
 from slipstream.bench.storages.throttle import LEFTOVERS, Throttle, undo_leftovers
 from slipstream.testing.process_watch import run_in_child, see_descriptors, wait_for
 from tests.bench.loop_volume import mounted_volume, why_unavailable
@@ -106,32 +106,65 @@ def test_children_are_under_the_limits_too(device: BlockDevice) -> None:
         assert throttle.cgroup.name in seen
 
 
+def test_each_sample_can_have_a_group_of_its_own(device: BlockDevice) -> None:
+    """A new group has the same limits and nobody in it; the old one is gone, with what was still running there."""
+    with Throttle(device, LIMITS) as throttle:
+        old = throttle.cgroup
+        with subprocess.Popen(["sleep", "1000"]) as left:
+            throttle.add(left.pid)
+            throttle.renew()
+            assert left.wait() == -signal.SIGKILL
+        assert not old.exists()
+        assert set_limits(throttle.cgroup, device) == {"bytes_per_s": 64 << 20, "iops": 1000}
+        assert undo.members(throttle.cgroup) == []
+        assert throttle.read_bytes() == 0
+        assert len(ours()) == 2
+    assert ours() == []
+
+
 def test_counts_what_the_group_reads(volume: Path, device: BlockDevice) -> None:
     """The group's counter grows by what its processes read from the device, and by nothing that others read."""
-    file = volume / "file"
-    with Throttle(device, Limits(1 << 30, 100_000)) as throttle:
-        probe(file, 0.01)
+    with Throttle(device, Limits(1 << 30, 100_000)) as throttle, PlainReader(volume / "file") as reader:
+        reader.measure(0.01)
         assert throttle.read_bytes() == 0
-        probe(file, 0.01, throttle.add)
-        assert throttle.read_bytes() >= 1 << 20
+        throttle.add(reader.pid)
+        reader.measure(0.01)
+        assert throttle.read_bytes() >= 4 << 20
 
 
-def test_probe_measures_both_figures(volume: Path) -> None:
-    """A probe says bytes and reads a second, also of a file that is smaller than one of its reads."""
+def test_a_plain_reader_measures_both_figures(volume: Path) -> None:
+    """It says bytes and reads a second, as often as it is asked, also of a file that is smaller than one read."""
     small = volume / "small"
     small.write_bytes(bytes(10_000))
     for file in (volume / "file", small):
-        found = probe(file, 0.01)
-        assert set(found) == {"bytes_per_s", "iops"}
-        assert min(found.values()) > 0
-    small.write_bytes(b"less than a block")
-    assert probe(small, 0.01) == {}
+        with PlainReader(file) as reader:
+            for _ in range(2):
+                found = reader.measure(0.01)
+                assert set(found) == {"bytes_per_s", "iops"}
+                assert min(found.values()) > 0
 
 
-def test_probe_says_why_it_cannot(tmp_path: Path) -> None:
-    """A file that cannot be opened is an error that names it."""
-    with pytest.raises(OSError, match=r"absent could not be probed.*No such file"):
-        probe(tmp_path / "absent", 0.01)
+def test_a_file_of_less_than_a_block_has_no_figures(volume: Path) -> None:
+    """What cannot be read past the page cache is neither measured nor an error."""
+    (volume / "tiny").write_bytes(b"less than a block")
+    with PlainReader(volume / "tiny") as reader:
+        assert reader.measure(0.01) == {}
+
+
+def test_a_plain_reader_says_why_it_cannot(tmp_path: Path) -> None:
+    """A file that cannot be opened is an error that names it, and leaves no process."""
+    descriptors = see_descriptors()
+    with pytest.raises(OSError, match=r"absent could not be read plainly.*No such file"):
+        PlainReader(tmp_path / "absent")
+    assert see_descriptors() == descriptors
+
+
+def test_a_plain_reader_that_was_killed_is_an_error(volume: Path) -> None:
+    """A reader that is gone is said to be, not waited for."""
+    with PlainReader(volume / "file") as reader:
+        os.kill(reader.pid, signal.SIGKILL)
+        with pytest.raises(OSError, match="could not be read plainly"):
+            reader.measure(0.01)
 
 
 def start_owner(volume: Path) -> tuple[subprocess.Popen[str], dict[str, Any]]:
@@ -289,8 +322,8 @@ def test_version_2_in_its_own_words(tmp_path: Path) -> None:
     assert hierarchy.preparation() == ([[control, "+io"]], [[control, "-io"]])
     (tmp_path / "cgroup.subtree_control").write_text("cpu io\n")
     assert hierarchy.preparation() == ([], [])
-    assert hierarchy.limits_on(group, "8:0", Limits(1000, 10)) == [[str(group / "io.max"), "8:0 rbps=1000 riops=10"]]
-    assert hierarchy.limits_off(group, "8:0") == [[str(group / "io.max"), "8:0 rbps=max riops=max"]]
+    assert hierarchy.limits_on("8:0", Limits(1000, 10)) == [["io.max", "8:0 rbps=1000 riops=10"]]
+    assert hierarchy.limits_off("8:0") == [["io.max", "8:0 rbps=max riops=max"]]
     (group / "io.stat").write_text("8:16 rbytes=7 wbytes=0 rios=1 wios=0\n8:0 rbytes=4096 wbytes=1 rios=1 wios=1\n")
     assert hierarchy.read_bytes(group, "8:0") == 4096
     assert hierarchy.read_bytes(group, "9:0") == 0

@@ -19,7 +19,7 @@ from statistics import median
 
 import slipstream
 from slipstream.bench.contenders import find_contender
-from slipstream.bench.errors import BenchError, SampleError
+from slipstream.bench.errors import SampleError
 from slipstream.bench.machine import describe_mount
 from slipstream.bench.models import Model
 from slipstream.bench.page_cache import make_cold, settle_memory
@@ -28,7 +28,7 @@ from slipstream.bench.records import ModelFacts, Setting
 from slipstream.bench.sampling import SampleRequest, take_sample
 from slipstream.bench.storages.base import PlacedModel
 from slipstream.bench.storages.object_store import aws_variables
-from slipstream.bench.storages.probe import probe
+from slipstream.bench.storages.plain_reader import PlainReader
 from slipstream.errors import BlobNotFoundError, UsageError
 from slipstream.testing.presigning import presign
 
@@ -237,6 +237,7 @@ def _write(file: Path, nbytes: int, report: Report) -> None:
 
 def _count_small_reads(files: Sequence[Path]) -> float | None:
     try:
-        return probe(max(files, key=lambda file: file.stat().st_size), _PROBE_S).get("iops")
-    except (OSError, BenchError):
+        with PlainReader(max(files, key=lambda file: file.stat().st_size)) as reader:
+            return reader.measure(_PROBE_S).get("iops")
+    except OSError:  # a file system without O_DIRECT
         return None

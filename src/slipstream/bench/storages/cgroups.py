@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 Writes = list[list[str]]
-"""Pairs of a file and what to write to it."""
+"""Pairs of a file and what to write to it; a file of a group is named within the group's folder."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Hierarchy(Protocol):
     @property
     def root(self) -> Path: ...
 
-    def limits_on(self, group: Path, device: str, limits: Limits) -> Writes:
-        """What sets limits for a group that is there."""
+    def limits_on(self, device: str, limits: Limits) -> Writes:
+        """What sets limits for a group."""
         ...
 
-    def limits_off(self, group: Path, device: str) -> Writes:
+    def limits_off(self, device: str) -> Writes:
         """What takes them off."""
         ...
 
@@ -61,12 +61,12 @@ class BlkioHierarchy:
 
     root: Path
 
-    def limits_on(self, group: Path, device: str, limits: Limits) -> Writes:
+    def limits_on(self, device: str, limits: Limits) -> Writes:
         values = {"read_bps_device": limits.bytes_per_s, "read_iops_device": limits.iops}
-        return [[str(group / f"blkio.throttle.{file}"), f"{device} {value}"] for file, value in values.items()]
+        return [[f"blkio.throttle.{file}", f"{device} {value}"] for file, value in values.items()]
 
-    def limits_off(self, group: Path, device: str) -> Writes:
-        return self.limits_on(group, device, Limits(0, 0))
+    def limits_off(self, device: str) -> Writes:
+        return self.limits_on(device, Limits(0, 0))
 
     def preparation(self) -> tuple[Writes, Writes]:
         return [], []
@@ -85,11 +85,11 @@ class IoHierarchy:
 
     root: Path
 
-    def limits_on(self, group: Path, device: str, limits: Limits) -> Writes:
-        return [[str(group / "io.max"), f"{device} rbps={limits.bytes_per_s} riops={limits.iops}"]]
+    def limits_on(self, device: str, limits: Limits) -> Writes:
+        return [["io.max", f"{device} rbps={limits.bytes_per_s} riops={limits.iops}"]]
 
-    def limits_off(self, group: Path, device: str) -> Writes:
-        return [[str(group / "io.max"), f"{device} rbps=max riops=max"]]
+    def limits_off(self, device: str) -> Writes:
+        return [["io.max", f"{device} rbps=max riops=max"]]
 
     def preparation(self) -> tuple[Writes, Writes]:
         control = self.root / "cgroup.subtree_control"
@@ -123,18 +123,19 @@ def find_hierarchy(mounts: Sequence[str] | None = None) -> Hierarchy | None:
     return None
 
 
-def write_all(writes: Writes) -> None:
-    """Writes each text to its file, which must be there.
+def write_all(writes: Writes, folder: Path = Path("/")) -> None:
+    """Writes each text to its file in a folder, which must be there.
 
     Raises:
         OSError: the kernel refuses one of them.
     """
-    for path, text in writes:
+    for name, text in writes:
+        path = folder / name
         descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
             os.write(descriptor, text.encode())
         except OSError as error:
-            raise OSError(error.errno, f"{os.strerror(error.errno or 0)}, for {text!r}", path) from error
+            raise OSError(error.errno, f"{os.strerror(error.errno or 0)}, for {text!r}", str(path)) from error
         finally:
             os.close(descriptor)
 

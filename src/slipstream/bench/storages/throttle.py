@@ -2,6 +2,7 @@
 
 with Throttle(find_device(path), Limits(1000 << 20, 16_000)) as throttle:
     throttle.add(pid)               that process reads no faster from now on, nor do its threads and children
+    throttle.renew()                the next ones begin with the credit that everyone begins with
     ...
 # the limits, the cgroup and the read-ahead are as they were; also after SIGKILL: see undo.py
 """
@@ -48,9 +49,10 @@ class Throttle:
         self.device = device
         self.limits = limits
         self._hierarchy = _require_hierarchy(device)
-        name = f"{_GROUP}-{os.getpid()}-{next(_numbers)}"
-        self.cgroup = self._hierarchy.root / name
-        self._file = LEFTOVERS / f"{name}.json"
+        self._name = f"{_GROUP}-{os.getpid()}-{next(_numbers)}"
+        self._groups = itertools.count()
+        self.cgroup = self._name_group()
+        self._file = LEFTOVERS / f"{self._name}.json"
         self._watchdog: subprocess.Popen[str] | None = None
 
     def __repr__(self) -> str:
@@ -64,8 +66,7 @@ class Throttle:
             self._undoing = self._plan_undoing(after)
             self._watchdog = self._start_watchdog()
             write_all(before)
-            self.cgroup.mkdir()
-            write_all(self._hierarchy.limits_on(self.cgroup, self.device.number, self.limits))
+            self._make_group()
             write_all([[str(self.device.read_ahead_file), str(self.limits.read_ahead_kib)]])
         except OSError as error:
             self._close()
@@ -82,6 +83,19 @@ class Throttle:
     ) -> None:
         self._close()
 
+    def renew(self) -> None:
+        """Makes a new group, in which no process is yet, and ends the old one with all that is still in it.
+
+        What a group has read before decides how much it may read at once when it begins again: 0.5 GB came at 1.0 to
+        1.1 times the limit in a new group, and at up to 1.6 times in one that had been used.
+
+        Raises:
+            OSError: the kernel refuses it.
+        """
+        undo.remove_group(self.cgroup, self._undoing["limits_off"])
+        self.cgroup = self._name_group()
+        self._make_group()
+
     def add(self, pid: int) -> None:
         """Puts a process with all its threads under the limits; its children will be too.
 
@@ -97,6 +111,13 @@ class Throttle:
         """How many bytes the processes under the limits have read from the device."""
         return self._hierarchy.read_bytes(self.cgroup, self.device.number)
 
+    def _name_group(self) -> Path:
+        return self._hierarchy.root / f"{self._name}.{next(self._groups)}"
+
+    def _make_group(self) -> None:
+        self.cgroup.mkdir()
+        write_all(self._hierarchy.limits_on(self.device.number, self.limits), self.cgroup)
+
     def _plan_undoing(self, restore: list[list[str]]) -> undo.Undoing:
         started = undo.started_at(os.getpid())
         assert started is not None
@@ -105,8 +126,8 @@ class Throttle:
             owner=os.getpid(),
             owner_started=started,
             device=self.device.number,
-            limits_off=self._hierarchy.limits_off(self.cgroup, self.device.number),
-            cgroup=str(self.cgroup),
+            groups=str(self._hierarchy.root / f"{self._name}."),
+            limits_off=self._hierarchy.limits_off(self.device.number),
             restore=[read_ahead, *restore],
         )
 

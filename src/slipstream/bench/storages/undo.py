@@ -37,29 +37,29 @@ class Undoing(TypedDict):
         owner: the process that set it.
         owner_started: when that process started, in the kernel's ticks: process ids are used again.
         device: "254:0".
-        limits_off: pairs of a file and what to write to it, so that reads that wait for the limit are let go.
-        cgroup: the folder to remove. Processes in it are samples, and are killed.
+        groups: the path that the folders of its cgroups begin with. They are removed; processes in them are samples,
+            and are killed.
+        limits_off: pairs of a file in each of these folders and what to write to it, so that reads that wait for the
+            limit are let go.
         restore: pairs of a file and what stood in it before, written last.
     """
 
     owner: int
     owner_started: int
     device: str
+    groups: str
     limits_off: list[list[str]]
-    cgroup: str
     restore: list[list[str]]
 
 
 def undo(undoing: Undoing) -> list[str]:
     """Undoes all that can be undone; returns what could not, in words. What is undone already is no failure."""
-    cgroup = Path(undoing["cgroup"])
-
-    def writes(pairs: Sequence[Sequence[str]]) -> list[tuple[str, Callable[[], None]]]:
-        return [(f"write {text!r} to {path}", partial(_write, path, text)) for path, text in pairs]
-
-    steps = writes(undoing["limits_off"])
-    steps.append((f"remove {cgroup}", partial(_remove_cgroup, cgroup)))
-    steps += writes(undoing["restore"])
+    begin = Path(undoing["groups"])
+    steps: list[tuple[str, Callable[[], None]]] = [
+        (f"remove {group}", partial(remove_group, group, undoing["limits_off"]))
+        for group in sorted(begin.parent.glob(f"{begin.name}*"))
+    ]
+    steps += [(f"write {text!r} to {path}", partial(_write, path, text)) for path, text in undoing["restore"]]
     failures = []
     for name, step in steps:
         try:
@@ -69,6 +69,29 @@ def undo(undoing: Undoing) -> list[str]:
         except OSError as error:
             failures.append(f"cannot {name}: {error.strerror}")
     return failures
+
+
+def remove_group(group: Path, limits_off: Sequence[Sequence[str]]) -> None:
+    """Takes the limits off a cgroup, kills what is in it, and removes it.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        OSError: it cannot be removed.
+    """
+    for name, text in limits_off:
+        _write(str(group / name), text)
+    deadline = time.monotonic() + _MEMBERS_GONE_WITHIN_S
+    while True:
+        for pid in members(group):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        try:
+            group.rmdir()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(_POLL_S)
 
 
 def started_at(pid: int) -> int | None:
@@ -99,21 +122,6 @@ def _write(path: str, text: str) -> None:
         os.close(descriptor)
 
 
-def _remove_cgroup(cgroup: Path) -> None:
-    deadline = time.monotonic() + _MEMBERS_GONE_WITHIN_S
-    while True:
-        for pid in members(cgroup):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        try:
-            cgroup.rmdir()
-            return
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-        time.sleep(_POLL_S)
-
-
 def _main(arguments: Sequence[str]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
@@ -141,8 +149,8 @@ def read_undoing(file: Path) -> Undoing:
         owner=int(read["owner"]),
         owner_started=int(read["owner_started"]),
         device=str(read["device"]),
+        groups=str(read["groups"]),
         limits_off=list(read["limits_off"]),
-        cgroup=str(read["cgroup"]),
         restore=list(read["restore"]),
     )
 

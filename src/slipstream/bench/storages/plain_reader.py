@@ -1,9 +1,9 @@
-"""What a plain reader gets from a file, past the page cache: bytes a second, and reads a second. As a program:
+"""A plain reader past the page cache: what a file's storage gives. As a program:
 
     who asks                                       this program
     --------------------------------------------------------------------------
-    starts it                                  ->  "ready"
-    puts it under the limits                   ->  any line: reads for so long, twice
+    starts it                                  ->  {}: it is ready
+    seconds, as often as one likes             ->  reads for so long in large pieces, then in small ones
                                                <-  {"bytes_per_s": ..., "iops": ...}
 
 Linux's own asynchronous reads (io_submit(2)), by system calls: 4 KiB reads reach 90,000 a second where sixteen Python
@@ -22,16 +22,17 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 LARGE_BYTES, LARGE_DEPTH = 1 << 20, 16
 SMALL_BYTES, SMALL_DEPTH = 4096, 128
-# A limit lets a slice's worth pass at once when a group begins to read: half a second in which that counted saw 1.3
-# times the limit.
+# A limit lets a slice's worth (0.1 s) pass at once when a group begins to read: half a second in which that counted saw
+# 1.3 times the limit.
 _BEGINNING_S = 0.25
-_ENDS_WITHIN_S = 30.0
 # io_setup, io_destroy, io_getevents, io_submit: asm/unistd_64.h, asm-generic/unistd.h
 _CALLS: Mapping[str, tuple[int, int, int, int]] = {"x86_64": (206, 207, 208, 209), "aarch64": (0, 1, 4, 2)}
 _IOCB_CMD_PREAD = 0
@@ -67,41 +68,72 @@ class _Event(ctypes.Structure):
     )
 
 
-def probe(path: Path, seconds: float, add: Callable[[int], None] | None = None) -> dict[str, float]:
-    """Measures a file's device by a process of its own.
+class PlainReader:
+    """A process that reads a file when it is asked to, from construction until `close`. For one thread.
 
-    Args:
-        path: the file. Where it is small it is read again and again.
-        seconds: for each of the two figures.
-        add: called with that process's id before it reads.
-
-    Returns:
-        bytes_per_s and iops; neither for a file that is smaller than a block.
-
-    Raises:
-        OSError: it cannot be read so; the message says why.
+    Attributes:
+        pid: its process id.
     """
-    process = subprocess.Popen(
-        [sys.executable, "-I", "-S", __file__, str(path), str(seconds)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with process:
+
+    def __init__(self, path: Path) -> None:
+        """Starts it. It reads nothing yet.
+
+        Raises:
+            OSError: it did not start.
+        """
+        self._path = path
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", __file__, str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.pid = self._process.pid
         try:
-            assert process.stdout is not None
-            if process.stdout.readline() and add is not None:
-                add(process.pid)
-            answer, complaint = process.communicate("go\n", timeout=2 * seconds + _ENDS_WITHIN_S)
-        except subprocess.TimeoutExpired:
-            raise OSError(f"{path} could not be probed: no answer") from None
-        finally:
-            process.kill()
-    if process.returncode:
-        raise OSError(f"{path} could not be probed: {complaint.strip().splitlines()[-1:]}")
-    found: dict[str, float] = json.loads(answer)
-    return found
+            self._answer()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def measure(self, seconds: float) -> dict[str, float]:
+        """What it gets: bytes_per_s and iops; neither of a file that is smaller than a block.
+
+        Args:
+            seconds: for each of the two. A small file is read again and again.
+
+        Raises:
+            OSError: the file cannot be read so; the message says why.
+        """
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(f"{seconds}\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has ended: its answer says why
+        return self._answer()
+
+    def close(self) -> None:
+        """Ends it."""
+        self._process.kill()
+        self._process.communicate()
+
+    def _answer(self) -> dict[str, float]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            _, complaint = self._process.communicate()
+            raise OSError(f"{self._path} could not be read plainly: {' '.join(complaint.splitlines()[-1:])}")
+        found: dict[str, float] = json.loads(line)
+        return found
 
 
 class _Reader:
@@ -166,12 +198,7 @@ def _anywhere(size: int, nbytes: int) -> Iterator[int]:
         yield chance.randrange(size // nbytes) * nbytes
 
 
-def _main(path: str, seconds: float) -> None:
-    print("ready", flush=True)
-    if not sys.stdin.readline():
-        return
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECT)
-    size = os.fstat(descriptor).st_size
+def _measure(descriptor: int, size: int, seconds: float) -> dict[str, float]:
     found: dict[str, float] = {}
     large = min(LARGE_BYTES, size // SMALL_BYTES * SMALL_BYTES)
     if large:
@@ -179,8 +206,16 @@ def _main(path: str, seconds: float) -> None:
             found["bytes_per_s"] = reader.count_reads(_in_order(size, large), seconds) * large
         with closing(_Reader(descriptor, SMALL_BYTES, SMALL_DEPTH)) as reader:
             found["iops"] = reader.count_reads(_anywhere(size, SMALL_BYTES), seconds)
-    print(json.dumps(found))
+    return found
+
+
+def _main(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    size = os.fstat(descriptor).st_size
+    print("{}", flush=True)
+    for line in sys.stdin:
+        print(json.dumps(_measure(descriptor, size, float(line))), flush=True)
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1], float(sys.argv[2]))
+    _main(sys.argv[1])
