@@ -201,6 +201,15 @@ def test_vllm_by_loader() -> None:
     assert cells(from_s3, "Tensorizer")["÷ Run:ai Model Streamer, published"] == "2.81"
 
 
+def test_vllm_has_no_throughput() -> None:
+    """vLLM's seconds are mostly not loading, so no bytes a second are made of them; how they scatter is shown."""
+    table = extended_table(group_records(vllm())[0])
+    titles = [column.title for column in table.columns]
+    assert "GB/s" not in titles
+    assert "Of the floor" not in titles
+    assert "Lowest to highest (s)" in titles
+
+
 def test_headline_is_the_defaults_beside_the_best_peer() -> None:
     """slipstream's defaults are held against each peer's best setting, by bytes where sizes differ."""
     records = [make_record("slipstream", seconds=2.0 + n / 100, round_=n) for n in range(3)]

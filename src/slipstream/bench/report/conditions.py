@@ -106,11 +106,8 @@ def warnings(places: Sequence[Place], records: Sequence[Record]) -> list[str]:
         for entry in place.loaders:
             if entry.figures and not entry.verified:
                 found.append(f"{place.where}: the tensors of {entry.setting} were not verified in every sample.")
-        if place.experiment != "vllm" and place.loaders and place.model.nbytes < _SMALL_BYTES:
-            found.append(
-                f"{place.where}: a model of {gigabytes(place.model.nbytes)} shows what starting up takes, not loading; "
-                "its seconds per GB, and ratios of them, say nothing of a large one."
-            )
+        if place.loaders and place.model.nbytes < _SMALL_BYTES:
+            found.append(_small_model(place))
     if any(len(entry.figures) == 1 for place in places for entry in place.loaders):
         found.append("Some figures are of one sample only: how much they scatter is not known.")
     if any("+" in record.commit for record in records if record.role == "slipstream"):
@@ -138,6 +135,13 @@ def published_table() -> Table:
     ]  # fmt: skip
     columns = (Column("", numeric=False), Column("As published", numeric=False))
     return Table("The published figures' source", columns, tuple(Row(cells) for cells in rows))
+
+
+def _small_model(place: Place) -> str:
+    words = f"{place.where}: a model of {gigabytes(place.model.nbytes)} shows what starting up takes, not loading; "
+    if place.experiment == "vllm":
+        return words + "what loading takes of it stands in a column of its own."
+    return words + "its seconds per GB, and ratios of them, say nothing of a large one."
 
 
 def _limits(facts: StorageFacts) -> str:

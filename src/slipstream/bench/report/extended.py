@@ -32,12 +32,13 @@ def extended_table(place: Place) -> Table:
     """Each loader with each setting: medians of what was measured, of memory the most."""
     entries = place.entries
     floor = place.floor
+    vllm = place.experiment == "vllm"  # whose seconds are mostly not loading
     columns = [
         [(entry.label or NOTHING) + (" *" if entry is floor and len(place.floors) > 1 else "") for entry in entries],
         [_samples(entry) for entry in entries],
         column_of(entry.seconds for entry in entries),
         _ranges(entries),
-        column_of((entry.gb_per_s for entry in entries), digits=2),
+        column_of((None if vllm else entry.gb_per_s for entry in entries), digits=2),
         [
             percent(place.of_floor(entry)) if entry.role != "floor" or entry is not floor else "100 %"
             for entry in entries
