@@ -41,7 +41,7 @@ _METHOD = (
     "After its clock has stopped, every tensor of every loader is compared with the model, byte for byte (column "
     "Verified).",
     "The raw floor is the fastest of several plain readers on the same storage in the same run, such as direct reads "
-    "or ranges over HTTP, which make no tensors. Of the floor: a loader's bytes a second as a fraction of that reader's.",
+    "or ranges over HTTP, which make no tensors. Of the floor: a loader's bytes a second by that reader's.",
 )
 _READING = (
     "A median stands only together with its range. Where the ranges of two loaders overlap, this report does not say "
