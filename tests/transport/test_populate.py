@@ -14,6 +14,7 @@ from slipstream.testing.process_watch import wait_for
 from slipstream.testing.range_faults import Hold, Status
 from slipstream.testing.range_schedule import Faults, When
 from tests.endings.leaks import see_footprint, wait_nothing_left
+from tests.endings.sample import as_bytes
 from tests.transport.serving import PATIENT, Served, quick, write_model
 
 WIDE = "wide/model.safetensors"
@@ -60,7 +61,7 @@ def test_memory_is_there_before_the_bytes_are(plain: Served, wide: Served) -> No
         plain.server.wait_held(4)
         wait_for(lambda: resident_bytes() - before > ALMOST_ALL, "the memory is not made ready")
         let_go(plain)
-        assert {name: tensor.tobytes() for name, tensor in tensors} == wide.tensors
+        assert as_bytes(tensors) == wide.tensors
     assert not populators()
 
 
@@ -89,7 +90,7 @@ def test_load_makes_memory_ready(plain: Served, wide: Served, populate: bool | L
         else:
             assert not populators()
         let_go(plain)
-        assert {name: tensor.tobytes() for name, tensor in loading.result().items()} == wide.tensors
+        assert as_bytes(loading.result().items()) == wide.tensors
 
 
 @pytest.mark.parametrize("how", ["leave", "forget"])
@@ -121,7 +122,7 @@ def test_where_the_kernel_refuses_the_reads_do_it(plain: Served, wide: Served, m
 
     monkeypatch.setattr(memory, "_MADV_POPULATE_WRITE", 9999)
     with stream(wide, quick(populate=True)) as tensors:
-        assert {name: tensor.tobytes() for name, tensor in tensors} == wide.tensors
+        assert as_bytes(tensors) == wide.tensors
 
 
 def test_what_is_no_switch_is_refused() -> None:

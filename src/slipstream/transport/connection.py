@@ -267,7 +267,9 @@ class Connection:
             left_s = self._left_s(until)
             try:
                 with OPENSSL.inside():
-                    return step()
+                    done = step()
+                self._socket.settimeout(left_s)
+                return done
             except ssl.SSLWantReadError:
                 events = select.POLLIN
             except ssl.SSLWantWriteError:
