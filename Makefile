@@ -42,7 +42,7 @@ demo: .venv/demo/.installed ## stream a checkpoint from disk and from S3, beside
 	@$(DEMO)/python benchmarks/demo.py
 
 .PHONY: test
-test: lint bindfs nginx azurite ## every check and every test, against the built wheel
+test: lint bindfs nginx azurite chromium ## every check and every test, against the built wheel
 	$(call heading,pytest against the installed wheel)
 	@$(DEV)/python -P -c 'import slipstream; print("under test:", slipstream.__file__)'
 	@$(DEV)/python -m pytest $(PYTEST_ARGS)
@@ -91,6 +91,16 @@ nginx:
 	    { apt-get install -y -qq nginx-light || { apt-get update -qq && apt-get install -y -qq nginx-light; }; } \
 	        </dev/null >/dev/null 2>&1 || echo 'not to be had here: the nginx tests will skip'; \
 	    { service nginx stop; update-rc.d nginx disable; } >/dev/null 2>&1 || true; \
+	fi
+
+# The tests of the benchmark report's page in a browser, in the same way.
+.PHONY: chromium
+chromium:
+	@if ! command -v chromium >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    printf '\n==> Chromium, for the tests of the report in a browser\n'; \
+	    export DEBIAN_FRONTEND=noninteractive; \
+	    { apt-get install -y -qq chromium || { apt-get update -qq && apt-get install -y -qq chromium; }; } \
+	        </dev/null >/dev/null 2>&1 || echo 'not to be had here: the browser tests will skip'; \
 	fi
 
 # The tests on Azure Blob Storage want Azurite, which runs on Node.js. Without npm those tests skip and say so.
