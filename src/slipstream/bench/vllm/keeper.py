@@ -7,8 +7,9 @@ One JSON object a line. The parent's are the job (see `Job`), then "go", then "e
     {"said": "ended", "code": ..., "left": []}
 
 It ends the server by itself when its standard input ends, at any line that comes early, when it is told to stop
-(SIGTERM), and when its parent dies, for which it asks the kernel (prctl(2): PR_SET_PDEATHSIG). What the server's
-processes leave behind becomes this one's child (PR_SET_CHILD_SUBREAPER), so that none of them escapes.
+(SIGTERM), and when its parent dies, for which it asks the kernel (prctl(2): PR_SET_PDEATHSIG); then it removes the
+start's folder, too. What the server's processes leave behind becomes this one's child (PR_SET_CHILD_SUBREAPER), so that
+none of them escapes.
 
 Standard library only, nothing of slipstream: it starts in 20 ms, in any interpreter.
 """
@@ -21,6 +22,7 @@ import http.client
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -31,7 +33,6 @@ from typing import Any, NoReturn, TypedDict
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _POLL_S = 0.02
 _REQUEST_TIMEOUT_S = 5.0  # of one look at /health
-_GRACE_S = 20.0  # vLLM takes 1 to 3 s to shut down
 _KILL_S = 10.0
 _TRACKER_S = 5.0
 _TRACKER = b"multiprocessing.resource_tracker"
@@ -46,6 +47,7 @@ class Job(TypedDict):
     Attributes:
         command: what is started; "{port}" in it is replaced by a free port.
         environment: all of it.
+        root: the folder of all this, which is removed should the parent die.
         folder: where it runs.
         log: the file for its output.
         model: what requests call the model.
@@ -53,11 +55,13 @@ class Job(TypedDict):
         tokens: how many tokens the answer has.
         health_timeout_s: from the start until /health answers.
         token_timeout_s: of a request.
+        grace_s: how long it may take to end when it is asked to, before it is killed.
         parent: the process that must be alive.
     """
 
     command: list[str]
     environment: dict[str, str]
+    root: str
     folder: str
     log: str
     model: str
@@ -65,6 +69,7 @@ class Job(TypedDict):
     tokens: int
     health_timeout_s: float
     token_timeout_s: float
+    grace_s: float
     parent: int
 
 
@@ -133,7 +138,7 @@ class _Server:
         if self._process is not None:
             if self._code() is None:
                 os.kill(self._process.pid, signal.SIGTERM)
-                _wait_until(lambda: self._code() is not None, _GRACE_S)
+                _wait_until(lambda: self._code() is not None, self._job["grace_s"])
             code = self._code()
             self._process.returncode = -signal.SIGKILL if code is None else code  # waited for right below
         _end_descendants()
@@ -232,25 +237,40 @@ def main() -> None:
     if not line:
         return
     job: Job = json.loads(line)
-    if os.getppid() != job["parent"]:
-        return
-    _say("ready")
-    if _read_line() != "go":
-        return
+    ended = None
+    try:
+        if os.getppid() == job["parent"]:
+            _say("ready")
+            if _read_line() == "go":
+                ended = _keep(job)
+    finally:
+        if _parent_has_gone(job["parent"]):  # else it removes the folder itself, when it has read the log
+            shutil.rmtree(job["root"], ignore_errors=True)
+    if ended is not None:
+        _say("ended", **ended)
+
+
+def _keep(job: Job) -> dict[str, Any]:
+    """Starts the server, measures, and ends it when the parent says so; returns how it ended."""
     server = _Server(job)
     try:
-        try:
-            server.start()
-            _say("measured", reason="", **server.measure())
-        except _Failed as failure:
-            _say("measured", reason=str(failure))
+        server.start()
+        _say("measured", reason="", **server.measure())
+        _read_line()
+    except _Failed as failure:
+        _say("measured", reason=str(failure))
         _read_line()
     except _Told:
         pass
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         ended = server.end()
-    _say("ended", **ended)
+    return ended
+
+
+def _parent_has_gone(parent: int) -> bool:
+    """Whether it is dead, or at least has closed its pipe, which the kernel does first."""
+    return os.getppid() != parent or bool(select.select([0], [], [], 0)[0] and not os.read(0, 1))
 
 
 def _message(event: dict[str, Any]) -> str:

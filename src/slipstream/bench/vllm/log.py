@@ -19,7 +19,7 @@ from slipstream.bench.redaction import redact, shorten
 NOT_REPORTED = "not reported"
 # "(Worker pid=4385) ERROR 11-25 03:37:57 [core.py:1512] ", or the prefix of another process alone
 _PREFIX = re.compile(r"^(?:\([^()]*\bpid=\d+\) ?)?(?:[A-Z]+ \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\] ?)?")
-_EXCEPTION = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception|Exit)\b(?:: .*)?$")
+_EXCEPTION = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception|Exit)\b(?:: .*)?$|^[\w.]+: error: ")  # or argparse's
 # What is raised for want of something else, which stands before it in the log.
 _SECOND_HAND = re.compile(r"See (?:root cause|stack trace)|^SystemExit|^EngineDeadError|\.EngineDeadError")
 _TIMES: Mapping[str, re.Pattern[str]] = {

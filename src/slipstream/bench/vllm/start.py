@@ -39,7 +39,7 @@ MODEL_NAME = "slipstream-bench"
 _KEEPER = Path(__file__).resolve().with_name("keeper.py")
 _PLUGIN = "slipstream_bench_timer"
 _READY_TIMEOUT_S = 60.0
-_END_TIMEOUT_S = 60.0  # the keeper gives the server 20 s, and what is left of it 10 s
+_END_TIMEOUT_S = 60.0  # beside the grace: what is left is killed within 10 s
 _SHORT = Path("/tmp")  # a Unix socket's path has 107 characters at most, and vLLM's names take 40 of them
 
 
@@ -55,6 +55,7 @@ class StartRequest:
         cache: where compiled kernels and the like are kept from one start to the next, and logs of failures.
         health_timeout_s: from the start until /health answers.
         token_timeout_s: of a request.
+        grace_s: how long it may take to end, before it is killed.
     """
 
     engine: Engine
@@ -64,6 +65,7 @@ class StartRequest:
     cache: Path
     health_timeout_s: float = 900.0
     token_timeout_s: float = 300.0
+    grace_s: float = 20.0  # vLLM takes 1 to 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +122,7 @@ def measure_start(
             measured = process.ask("go", "measured", timeout_s=patience_s)
             after = counters() if counters else None
             cached_after = cached_bytes(files)
-            ended = process.ask("end", "ended", timeout_s=_END_TIMEOUT_S)
+            ended = process.ask("end", "ended", timeout_s=request.grace_s + _END_TIMEOUT_S)
         said = log.read_text(errors="replace") if log.exists() else ""
         if measured["reason"]:
             kept = _keep_log(request, redact(said, secrets))
@@ -157,7 +159,7 @@ def _kept(name: str, secrets: set[str]) -> Iterator[SampleProcess]:
 def _start_folder() -> Iterator[str]:
     short = len(tempfile.gettempdir()) <= len("/var/tmp") or not os.access(_SHORT, os.W_OK)
     with tempfile.TemporaryDirectory(
-        prefix="slipstream-vllm-", dir=None if short else _SHORT, ignore_cleanup_errors=True
+        prefix=f"slipstream-vllm-{os.getpid()}-", dir=None if short else _SHORT, ignore_cleanup_errors=True
     ) as folder:
         yield folder
 
@@ -181,6 +183,7 @@ def _make_job(request: StartRequest, folder: str) -> Mapping[str, object]:
     return {
         "command": command,
         "environment": make_environment(request, root),
+        "root": folder,
         "folder": str(root / "tmp"),
         "log": str(root / "vllm.log"),
         "model": MODEL_NAME,
@@ -188,6 +191,7 @@ def _make_job(request: StartRequest, folder: str) -> Mapping[str, object]:
         "tokens": TOKENS,
         "health_timeout_s": request.health_timeout_s,
         "token_timeout_s": request.token_timeout_s,
+        "grace_s": request.grace_s,
         "parent": os.getpid(),
     }
 

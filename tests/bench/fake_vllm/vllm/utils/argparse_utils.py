@@ -1,0 +1,5 @@
+"""As vLLM calls its parser."""
+
+from argparse import ArgumentParser as FlexibleArgumentParser
+
+__all__ = ["FlexibleArgumentParser"]
