@@ -33,6 +33,7 @@ from typing import Any, NoReturn, TypedDict
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _POLL_S = 0.02
 _REQUEST_TIMEOUT_S = 5.0  # of one look at /health
+_ENDING_S = 2.0
 _KILL_S = 10.0
 _TRACKER_S = 5.0
 _TRACKER = b"multiprocessing.resource_tracker"
@@ -196,6 +197,8 @@ class _Server:
                 if event:
                     yield json.loads(event)
         except (OSError, http.client.HTTPException, ValueError) as error:
+            if not isinstance(error, TimeoutError):
+                _wait_until(lambda: self._code() is not None, _ENDING_S)  # its connections close before it has ended
             self._require_running("while it answered the first request")
             raise _Failed(
                 f"/health answered, but a request for a token failed: {type(error).__name__}: {error}"
