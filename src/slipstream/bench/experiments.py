@@ -97,7 +97,7 @@ _OTHERS = [
     Entry(contender="safetensors", settings={"backend": "pread"}),
     Entry(contender="safetensors", settings={"method": "prefetch"}),
     Entry(contender="fastsafetensors", quick=True),
-    Entry(contender="fastsafetensors", settings={"bbuf_size_kb": 160 << 10, "max_threads": 32}),
+    Entry(contender="fastsafetensors", settings={"bbuf_size_kb": 160 << 10}),
     Entry(contender="instanttensor", quick=True),
 ]
 _DISK_FLOORS = [

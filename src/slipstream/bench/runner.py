@@ -228,6 +228,8 @@ class Run:
                 no_copy = str(error)
         for storage in storages.values():
             storage.place(stage.model, report, tensorizer_file=copy)
+        report("writing to the disk what was placed", 0, 0)
+        os.sync()  # else that goes on under the first samples
         return no_copy
 
     def _drop_unavailable(

@@ -1,8 +1,9 @@
 """S3 on this machine: SeaweedFS, a real S3 server, with its data on disk: uploaded once, and kept for the next run.
 
-It serves from the page cache where memory holds what it serves beside what a sample makes of it, so that the network
-stack and the processors, which it shares with the clients, are the limit; else from the disk, from which all of it is
-dropped before each sample. Which of both stands in the facts.
+It serves from the page cache where memory holds that beside what a sample makes of it, so that the network stack and
+the processors, which it shares with the clients, are the limit; else from the disk, and none of it is in the page cache
+before a sample. Which of both stands in the facts. The copy for tensorizer is in a bucket of its own, since each bucket
+has files of its own: only what a sample loads has to be in memory.
 """
 
 from __future__ import annotations
@@ -31,10 +32,11 @@ from slipstream.testing.servers import Launch, ServerError
 if TYPE_CHECKING:
     from slipstream.bench.models import Model
 
-_BUCKET = "models"
+_BUCKET, _TENSORIZER_BUCKET = "models", "tensorizer"
+_PEAK_MODELS = 2  # so many times the model's size are used at most: by the Run:ai streamer, from S3
 _SENT = "SeaweedFS_s3_bucket_traffic_sent_bytes_total{"
 _METRICS_TIMEOUT_S = 5.0
-_HEADROOM_BYTES = 3 << 30  # for the sample's libraries, the server and the rest of the machine
+_HEADROOM_BYTES = 2 << 30  # for the sample's libraries and the server
 
 
 class _Server(SeaweedFS):
@@ -101,16 +103,23 @@ class EmbeddedS3:
         scratch = self._stack.enter_context(scratch_folder(self._cache))
         try:
             server = self._stack.enter_context(_Server(data=self._data, directory=scratch))
-            server.create_bucket(_BUCKET)
+            for bucket in (_BUCKET, _TENSORIZER_BUCKET):
+                server.create_bucket(bucket)
         except ServerError as error:
             raise StorageUnavailableError(f"{self.name} cannot be emulated here: {error}") from error
         store = ObjectStore(
-            self.name, f"s3://{_BUCKET}", storage_options=server.storage_options, pause_s=self.pause_s, inherit=False
+            self.name,
+            f"s3://{_BUCKET}",
+            tensorizer_uri=f"s3://{_TENSORIZER_BUCKET}",
+            storage_options=server.storage_options,
+            pause_s=self.pause_s,
+            inherit=False,
         )
         store.place(model, report, tensorizer_file=tensorizer_file)
         self._server, self._store = server, store
-        served = sum(file.stat().st_size for file in self._files())
-        self._from_memory = served + model.nbytes + _HEADROOM_BYTES <= _available_and_cached_bytes()
+        served = max(sum(file.stat().st_size for file in self._files(each)) for each in (_BUCKET, _TENSORIZER_BUCKET))
+        needed = served + _PEAK_MODELS * model.nbytes + _HEADROOM_BYTES
+        self._from_memory = needed <= _available_and_cached_bytes()
 
     def facts(self) -> StorageFacts:
         """See Storage."""
@@ -124,7 +133,10 @@ class EmbeddedS3:
 
     def prepare(self, pid: int, *, page_cache: PageCache = "cold", tensorizer: bool = False) -> None:
         """See Storage."""
-        (make_warm if self._from_memory else make_cold)(self._files())
+        if self._from_memory:
+            make_warm(self._files(_TENSORIZER_BUCKET if tensorizer else _BUCKET))
+        else:
+            make_cold([*self._files(_BUCKET), *self._files(_TENSORIZER_BUCKET)])
 
     def counters(self) -> Counters:
         """See Storage. What the server itself counted."""
@@ -142,8 +154,8 @@ class EmbeddedS3:
         assert self._store is not None, "no model has been placed"
         return self._store
 
-    def _files(self) -> list[Path]:
-        return sorted(self._data.glob("*.dat"))
+    def _files(self, bucket: str) -> list[Path]:
+        return sorted(self._data.glob(f"{bucket}_*.dat"))
 
     def _lock(self) -> None:
         """Two servers on the same data would ruin it."""

@@ -44,6 +44,7 @@ class ObjectStore:
         name: str,
         uri: str,
         *,
+        tensorizer_uri: str | None = None,
         storage_options: Mapping[str, str] | None = None,
         pause_s: float = REAL_STORE_PAUSE_S,
         inherit: bool = True,
@@ -52,6 +53,7 @@ class ObjectStore:
         Args:
             name: as in records.
             uri: of the prefix; the bucket must be there.
+            tensorizer_uri: another one for the copy in tensorizer's format.
             storage_options: how the store is reached, as in `slipstream.stream`.
             pause_s: before each sample.
             inherit: whether samples get this process's own variables of clouds.
@@ -59,6 +61,7 @@ class ObjectStore:
         self.name = name
         self.pause_s = pause_s
         self._uri = uri.rstrip("/") + "/"
+        self._tensorizer_prefix = tensorizer_uri.rstrip("/") + "/" if tensorizer_uri else self._uri
         self._storage_options = dict(storage_options or {})
         self._inherit = inherit
         self._model: Model | None = None
@@ -87,10 +90,11 @@ class ObjectStore:
         count = len(model.files)
         names = [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
         files = dict(zip(names if count > 1 else ["model.safetensors"], model.files, strict=True))
-        self._uris = self._upload(model_slug(model), files, report)
+        self._uris = self._upload(f"{self._uri}{model_slug(model)}/", files, report)
         if tensorizer_file is not None:
             copy = {"model.tensors": tensorizer_file}
-            (self._tensorizer_uri,) = self._upload(f"{model_slug(model)}-tensorizer", copy, report)
+            prefix = f"{self._tensorizer_prefix}{model_slug(model)}-tensorizer/"
+            (self._tensorizer_uri,) = self._upload(prefix, copy, report)
         self._model = model
         self._loopback = _is_loopback(presign(self._uris[:1], self._storage_options)[0])
 
@@ -122,9 +126,8 @@ class ObjectStore:
         """See Storage."""
         return {}
 
-    def _upload(self, folder: str, files: Mapping[str, Path], report: Report) -> tuple[str, ...]:
+    def _upload(self, prefix: str, files: Mapping[str, Path], report: Report) -> tuple[str, ...]:
         """Uploads files under these names, unless they are there by their sizes; returns their URIs."""
-        prefix = f"{self._uri}{folder}/"
         try:
             with Upload(prefix, self._storage_options, force=True) as upload:
                 if any(upload.found.get(name) != file.stat().st_size for name, file in files.items()):
