@@ -57,6 +57,9 @@ class Seen:
     def left(self, count: int) -> None:
         self.left_counts.append(count)
 
+    def notes(self, line: str) -> None:
+        self.lines.append(line)
+
     def tells(self, line: str) -> None:
         self.lines.append(line)
 

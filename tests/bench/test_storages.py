@@ -11,6 +11,7 @@ import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,13 @@ import slipstream
 from slipstream.bench.errors import SampleError
 from slipstream.bench.models import Model
 from slipstream.bench.page_cache import cached_bytes, make_warm
+from slipstream.bench.records import StorageFacts
 from slipstream.bench.storages.base import PlacedModel, Storage, StorageUnavailableError
 from slipstream.bench.storages.cgroups import Limits
 from slipstream.bench.storages.choice import Ground, make_storage, parse_places
 from slipstream.bench.storages.directory import DirectoryStorage
 from slipstream.bench.storages.embedded_s3 import EmbeddedS3
+from slipstream.bench.storages.holding import describe_holding
 from slipstream.bench.storages.object_store import REAL_STORE_PAUSE_S, ObjectStore
 from slipstream.bench.storages.range_store import RangeStore, StoreLimits
 from slipstream.bench.storages.scratch import scratch_folder
@@ -200,6 +203,30 @@ def test_a_throttled_volume_says_what_it_is_and_that_it_holds(model: Model, thro
         assert facts.mount["read_ahead_kib"] == "64"
     assert storage.begin(0).files[0].is_relative_to(throttled_volume)
     assert list(LEFTOVERS.glob("*")) == []
+
+
+@pytest.mark.parametrize(
+    ("device", "held", "expected"),
+    [
+        (
+            {"device_bytes_per_s": 2400 << 20, "device_iops": 90_000.0},
+            {"bytes_per_s": 1010 << 20, "iops": 15_900.0},
+            "gp3: a plain reader gets 1,010 MiB/s, 15,900 IOPS; the limits are 1,000 MiB/s, 16,000 IOPS",
+        ),
+        (
+            {"device_bytes_per_s": 800 << 20, "device_iops": 90_000.0},
+            {"bytes_per_s": 790 << 20, "iops": 15_900.0},
+            "gp3: a plain reader gets 790 MiB/s, 15,900 IOPS; the limits are 1,000 MiB/s, 16,000 IOPS; the device "
+            "gives 800 MiB/s, 90,000 IOPS without them, so 1,000 MiB/s are never reached",
+        ),
+    ],
+)
+def test_a_limit_out_of_reach_is_said_to_be(device: dict[str, float], held: dict[str, float], expected: str) -> None:
+    """A sentence says what a reader got and, of a limit that the device does not reach, that it was never reached."""
+    limits = {"bytes_per_s": float(1000 << 20), "iops": 16_000.0, "read_ahead_kib": 128.0}
+    facts = StorageFacts(name="gp3", kind="throttled", emulated=True, uri="/", limits=limits, held={**held, **device})
+    assert describe_holding(facts) == expected
+    assert describe_holding(replace(facts, held={})) == ""
 
 
 def test_a_sample_is_put_under_the_limits(model: Model, throttled_volume: Path, told: Told) -> None:

@@ -34,6 +34,7 @@ from slipstream.bench.records import Record, Status, StorageFacts, append_record
 from slipstream.bench.sampling import SampleResult
 from slipstream.bench.storages.base import Storage
 from slipstream.bench.storages.choice import Ground, make_storage
+from slipstream.bench.storages.holding import describe_holding
 from slipstream.bench.storages.throttle import undo_leftovers
 from slipstream.bench.takers import TAKERS, Conditions
 from slipstream.errors import SlipstreamError, UsageError
@@ -98,6 +99,10 @@ class Display(Protocol):
 
     def left(self, count: int) -> None:
         """So many samples are left."""
+        ...
+
+    def notes(self, line: str) -> None:
+        """Something that is as it should be."""
         ...
 
     def tells(self, line: str) -> None:
@@ -228,6 +233,8 @@ class Run:
                 no_copy = str(error)
         for storage in storages.values():
             storage.place(stage.model, report, tensorizer_file=copy)
+            if holding := describe_holding(storage.facts()):
+                self._display.notes(holding)
         report("writing to the disk what was placed", 0, 0)
         os.sync()  # else that goes on under the first samples
         return no_copy

@@ -31,6 +31,7 @@ class RunDisplay(Protocol):
     def begins(self, planned: PlannedSample, left_s: float | None) -> None: ...
     def ends(self, record: Record) -> None: ...
     def left(self, count: int) -> None: ...
+    def notes(self, line: str) -> None: ...
     def tells(self, line: str) -> None: ...
 
 
@@ -88,6 +89,9 @@ class _Lines:
 
     def left(self, count: int) -> None:
         """The lines say it."""
+
+    def notes(self, line: str) -> None:
+        self._say(line)
 
     def tells(self, line: str) -> None:
         self._console.print(Text(printable(line, longest=4000), "yellow"), soft_wrap=True)
