@@ -38,7 +38,7 @@ GP3 = Limits(bytes_per_s=1000 << 20, iops=16_000)
 IO2 = Limits(bytes_per_s=4000 << 20, iops=100_000)
 PROBE_S = 2.0
 QUICK_PROBE_S = 0.5
-_TOLERANCE = 1.15  # a reader saw 0.91 to 1.04 times a limit that holds, over either time
+_TOLERANCE = 1.25  # a reader saw 0.91 to 1.04 times a limit that holds, over either time
 
 
 class ThrottledVolume:
