@@ -29,7 +29,8 @@ from slipstream.bench.storages.directory import DirectoryStorage
 from slipstream.bench.storages.embedded_s3 import EmbeddedS3
 from slipstream.bench.storages.holding import describe_holding
 from slipstream.bench.storages.object_store import REAL_STORE_PAUSE_S, ObjectStore
-from slipstream.bench.storages.range_store import RangeStore, StoreLimits
+from slipstream.bench.storages.range_servers import StoreLimits
+from slipstream.bench.storages.range_store import RangeStore
 from slipstream.bench.storages.scratch import scratch_folder
 from slipstream.bench.storages.throttle import LEFTOVERS, Throttle
 from slipstream.bench.storages.throttled import ThrottledVolume

@@ -3,7 +3,7 @@
 --storage gp3=/mnt/gp3              a directory of a real volume
 --storage s3=s3://bucket/prefix     a real store
 --storage s3=range-server           one of the servers below
-(nothing)                           gp3, io2: this machine's disk, throttled; s3: SeaweedFS
+(nothing)                           gp3, io2: this machine's disk, throttled; s3: SeaweedFS; http: nginx; ...
 """
 
 from __future__ import annotations
@@ -16,10 +16,17 @@ from slipstream.bench.storages.base import Storage
 from slipstream.bench.storages.cgroups import Limits
 from slipstream.bench.storages.directory import DirectoryStorage
 from slipstream.bench.storages.embedded_s3 import EmbeddedS3
+from slipstream.bench.storages.environment import Environment
+from slipstream.bench.storages.faulty_store import MIXED_FAULTS, NO_FAULTS, FaultyStore
 from slipstream.bench.storages.object_store import REAL_STORE_PAUSE_S, ObjectStore
-from slipstream.bench.storages.range_store import RangeStore
+from slipstream.bench.storages.range_servers import StoreLimits
+from slipstream.bench.storages.range_store import CLOUD, NO_LIMITS, RangeStore
 from slipstream.bench.storages.throttled import GP3, IO2, PROBE_S, ThrottledVolume
 from slipstream.errors import UsageError
+from slipstream.testing.range_server import Faults
+
+CONNECTION_LIMIT = StoreLimits(connection_bytes_per_s=90_000_000)  # what S3 gives to one: 85 to 90 MB/s
+PACE = StoreLimits(connection_bytes_per_s=40_000_000)  # leaves the processors idle, so that nobody waits for one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +66,15 @@ def _seaweedfs(name: str, ground: Ground) -> Storage:
     return EmbeddedS3(name, ground.cache, pause_s=ground.pause_s or 0.0)
 
 
-def _range_server(name: str, ground: Ground) -> Storage:
-    return RangeStore(name, ground.cache, pause_s=ground.pause_s or 0.0)
+def _range_server(limits: StoreLimits, *, tls: bool = False) -> MakeStorage:
+    def make(name: str, ground: Ground) -> Storage:
+        return RangeStore(name, ground.cache, limits, tls=tls, pause_s=ground.pause_s or 0.0)
+
+    return make
+
+
+def _faulty_server(faults: Faults, *, first_byte_s: float = 0.0) -> MakeStorage:
+    return lambda name, ground: FaultyStore(name, ground.cache, faults, first_byte_s=first_byte_s)
 
 
 # What can be said for a name's place instead of a path or URI, and what each name is where nothing is said.
@@ -68,10 +82,25 @@ KINDS: Mapping[str, MakeStorage] = {
     "gp3-throttle": _volume(GP3),
     "io2-throttle": _volume(IO2),
     "seaweedfs": _seaweedfs,
-    "range-server": _range_server,
+    "range-server": _range_server(CLOUD),
     "disk": lambda name, ground: DirectoryStorage(name),
+    "http": _range_server(NO_LIMITS),
+    "https": _range_server(NO_LIMITS, tls=True),
+    "http-limited": _range_server(CONNECTION_LIMIT),
+    "http-paced": _range_server(PACE),
+    "https-paced": _range_server(PACE, tls=True),
+    "http-faultless": _faulty_server(NO_FAULTS),
+    "http-faulty": _faulty_server(MIXED_FAULTS),
+    "http-slow": _faulty_server(NO_FAULTS, first_byte_s=CLOUD.first_byte_s),
+    "environment": lambda name, ground: Environment(name),
 }
-DEFAULTS: Mapping[str, str] = {"gp3": "gp3-throttle", "io2": "io2-throttle", "s3": "seaweedfs", "disk": "disk"}
+_NO_NAMES = ("gp3-throttle", "io2-throttle", "range-server")
+DEFAULTS: Mapping[str, str] = {
+    "gp3": "gp3-throttle",
+    "io2": "io2-throttle",
+    "s3": "seaweedfs",
+    **{kind: kind for kind in KINDS if kind not in _NO_NAMES},
+}
 
 
 def parse_places(given: Sequence[str]) -> dict[str, str]:
