@@ -33,6 +33,7 @@ from typing import Any, NoReturn, TypedDict
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _POLL_S = 0.02
 _REQUEST_TIMEOUT_S = 5.0  # of one look at /health
+_SHORT_GRACE_S = 5.0  # of a start that failed or is not wanted any more: vLLM is deaf while its engine comes up
 _ENDING_S = 2.0
 _KILL_S = 10.0
 _TRACKER_S = 5.0
@@ -133,13 +134,13 @@ class _Server:
         figures["answer"] = self._answer()
         return figures
 
-    def end(self) -> dict[str, Any]:
-        """Asks it to end, then ends all of its processes that are left."""
+    def end(self, grace_s: float) -> dict[str, Any]:
+        """Asks it to end, and after that grace ends all of its processes that are left."""
         code = None
         if self._process is not None:
             if self._code() is None:
                 os.kill(self._process.pid, signal.SIGTERM)
-                _wait_until(lambda: self._code() is not None, self._job["grace_s"])
+                _wait_until(lambda: self._code() is not None, grace_s)
             code = self._code()
             self._process.returncode = -signal.SIGKILL if code is None else code  # waited for right below
         _end_descendants()
@@ -256,10 +257,12 @@ def main() -> None:
 def _keep(job: Job) -> dict[str, Any]:
     """Starts the server, measures, and ends it when the parent says so; returns how it ended."""
     server = _Server(job)
+    grace_s = min(_SHORT_GRACE_S, job["grace_s"])
     try:
         server.start()
         _say("measured", reason="", **server.measure())
-        _read_line()
+        if _read_line():
+            grace_s = job["grace_s"]
     except _Failed as failure:
         _say("measured", reason=str(failure))
         _read_line()
@@ -267,7 +270,7 @@ def _keep(job: Job) -> dict[str, Any]:
         pass
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        ended = server.end()
+        ended = server.end(grace_s)
     return ended
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from slipstream.bench.storages.base import PlacedModel, Storage
     from slipstream.bench.takers import Conditions
 
+_MOST_MARGIN_BYTES = 1 << 30  # what vLLM takes beside the weights
 INTERPRETER = "vllm"  # of --python vllm=PATH
 
 
@@ -66,7 +67,7 @@ class VllmTaker:
         """See SampleTaker."""
 
         def prepare(pid: int) -> None:
-            settle_memory(placed.model.nbytes)
+            settle_memory(placed.model.nbytes, margin_bytes=min(placed.model.nbytes, _MOST_MARGIN_BYTES))
             storage.prepare(pid, page_cache=planned.experiment.page_cache, tensorizer=planned.row.needs_tensorizer)
 
         request = VllmSampleRequest(
