@@ -94,7 +94,12 @@ def test_without_vllm_every_load_format_says_where_to_get_it(model: Model) -> No
         ("runai", S3, "cpu", r"runai_model_streamer_s3 not installed beside the vLLM of .*: pip install"),
         ("tensorizer", frozenset({"gs"}), "cpu", r"cannot read gs://: tensorizer reads files and s3://"),
         ("safetensors", FILES, "cuda:0", r"computes on cpu, not on cuda"),
-        ("slipstream", FILES, "cpu", r"no entry point of the group vllm.general_plugins registers it; pip install"),
+        (
+            "slipstream",
+            FILES,
+            "cpu",
+            r"no entry point of the group vllm.general_plugins registers it; slipstream's integration",
+        ),
     ],
 )
 def test_what_cannot_be_measured_says_why_before_anything_is_started(
@@ -188,9 +193,9 @@ def test_where_no_copy_can_be_served_the_reason_has_each_way_and_is_kept(
 ) -> None:
     """The second way needs a real tensorizer, which the stand-in's interpreter does not have."""
     monkeypatch.setenv("FAKE_RECIPE", recipe)
-    with pytest.raises(BenchError, match=f"With a copy serialised by vLLM's own recipe: .*{failure}") as raised:
+    with pytest.raises(BenchError, match=f"With one by vLLM's own recipe: .*{failure}") as raised:
         plan.tensorizer_copy()
-    assert "With a copy serialised as it is: " in str(raised.value)
+    assert "With one of the checkpoint as it is: " in str(raised.value)
     assert not list(plan.served.folder.glob("tensorizer/*.tensors*"))
     monkeypatch.setenv("FAKE_RECIPE", "")
     assert why_not(VllmPlan(model, python), "tensorizer") == str(raised.value)

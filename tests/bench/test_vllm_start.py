@@ -164,8 +164,8 @@ def test_what_prepare_raises_ends_the_sample(request_: StartRequest, pids: Path)
     ("mode", "reason"),
     [
         ("crash", "ended with exit code 1 before /health answered; ValueError: it was told to crash"),
-        ("refuse", "a request for a token got 500: .*refused, as told"),
-        ("dead", "no token came: the engine is dead"),
+        ("refuse", "a request for a token got 500; .*refused, as told"),
+        ("dead", "no token came; the engine is dead"),
         ("dies", "ended with exit code 3 while it answered the first request"),
     ],
 )

@@ -2,8 +2,8 @@
 
 Two ways are tried, in this order, each with a start that must answer as the default loader's does:
 
-    serialised by vLLM          its own recipe, `tensorize_vllm_model`: the model as it is in vLLM's memory
-    serialised as it is         the checkpoint's tensors, which vLLM then loads as it would load the checkpoint
+    by vLLM's own recipe        `tensorize_vllm_model`: the model as it is in vLLM's memory
+    of the checkpoint as it is  its tensors, which vLLM then loads as it would load the checkpoint's
 
 With vLLM 0.32 on CPUs neither serves: once loaded, linear weights are packed for the kernels and no parameters any
 more, so the first way writes a file without them; and the second skips what packs them, so the first request fails.
@@ -50,19 +50,19 @@ def find_copy(served: Served, answer: str, report: Report | None = None) -> Path
     if kept is not None and Path(kept["copy"]).exists():
         return Path(kept["copy"])
     failures = []
-    for words, make in {"serialised by vLLM's own recipe": _serialise, "serialised as it is": _convert}.items():
+    for words, make in {"by vLLM's own recipe": _serialise, "of the checkpoint as it is": _convert}.items():
         try:
             copy = make(served, report)
             if report is not None:
-                report(f"trying vLLM with a copy {words}, untimed", 0, 0)
+                report(f"starting vLLM with a copy {words}, untimed", 0, 0)
             started = measure_start(served.start_request("tensorizer", served.where_it_lies(copy)))
             refuse_other_answer(started.answer, answer)
         except BenchError as error:
-            failures.append(f"With a copy {words}: {error}")
+            failures.append(f"With one {words}: {error}")
             continue
         keep_finding(verdict, copy=str(copy), reason="")
         return copy
-    reason = f"vLLM {served.engine.version} on {served.engine.device} serves no such copy. {'. '.join(failures)}"
+    reason = f"vLLM {served.engine.version} on {served.engine.device} serves no copy. {'. '.join(failures)}"
     keep_finding(verdict, copy="", reason=reason)
     raise BenchError(reason)
 

@@ -4,6 +4,7 @@ One JSON object a line. The parent's are the job (see `Job`), then "go", then "e
 
     {"said": "ready"}
     {"said": "measured", "reason": "", "health_s": ..., "first_token_s": ..., "answer": ...}
+    {"said": "measured", "reason": "what went wrong", "message": "what the server said of it"}
     {"said": "ended", "code": ..., "left": []}
 
 It ends the server by itself when its standard input ends, at any line that comes early, when it is told to stop
@@ -76,7 +77,11 @@ class Job(TypedDict):
 
 
 class _Failed(Exception):
-    """The server did not do what it should; the message says what."""
+    """The server did not do what it should: what went wrong, and what it said itself."""
+
+    def __init__(self, reason: str, message: str = "") -> None:
+        super().__init__(reason)
+        self.message = message[:_LONGEST]
 
 
 class _Told(Exception):
@@ -168,14 +173,14 @@ class _Server:
         for event in self._events({"max_tokens": 1, "stream": True}):
             if event.get("choices"):
                 return time.monotonic() - self._started
-            raise _Failed(f"/health answered, but no token came: {_message(event)}")
+            raise _Failed("/health answered, but no token came", _message(event))
         raise _Failed("/health answered, but a request for a token was answered without one")
 
     def _answer(self) -> str:
         for event in self._events({"max_tokens": self._job["tokens"], "stream": False}):
             if event.get("choices"):
                 return str(event["choices"][0].get("text"))
-            raise _Failed(f"one token came, but no answer: {_message(event)}")
+            raise _Failed("one token came, but no answer", _message(event))
         raise AssertionError("a plain answer is one event")
 
     def _events(self, settings: dict[str, object]) -> Iterator[dict[str, Any]]:
@@ -187,7 +192,7 @@ class _Server:
             answer = connection.getresponse()
             if answer.status != http.client.OK:
                 said = answer.read(_LONGEST).decode(errors="replace")
-                raise _Failed(f"/health answered, but a request for a token got {answer.status}: {said}")
+                raise _Failed(f"/health answered, but a request for a token got {answer.status}", said)
             if not settings["stream"]:
                 yield json.loads(answer.read())
                 return
@@ -201,9 +206,8 @@ class _Server:
             if not isinstance(error, TimeoutError):
                 _wait_until(lambda: self._code() is not None, _ENDING_S)  # its connections close before it has ended
             self._require_running("while it answered the first request")
-            raise _Failed(
-                f"/health answered, but a request for a token failed: {type(error).__name__}: {error}"
-            ) from error
+            said = f"{type(error).__name__}: {error}"
+            raise _Failed("/health answered, but a request for a token failed", said) from error
         finally:
             connection.close()
 
@@ -264,7 +268,7 @@ def _keep(job: Job) -> dict[str, Any]:
         if _read_line():
             grace_s = job["grace_s"]
     except _Failed as failure:
-        _say("measured", reason=str(failure))
+        _say("measured", reason=str(failure), message=failure.message)
         _read_line()
     except _Told:
         pass
@@ -283,8 +287,8 @@ def _message(event: dict[str, Any]) -> str:
     """What a server says of its own failure."""
     error = event.get("error")
     if isinstance(error, dict) and error.get("message"):
-        return str(error["message"])[:_LONGEST]
-    return json.dumps(event)[:_LONGEST]
+        return str(error["message"])
+    return json.dumps(event)
 
 
 def _stop(number: int, frame: object) -> NoReturn:

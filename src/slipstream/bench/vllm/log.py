@@ -65,10 +65,16 @@ def parse_weights(log: str) -> Weights:
     return Weights(reported=reported)
 
 
-def explain_failure(log: str, secrets: Iterable[str] = ()) -> str:
-    """Why vLLM failed, in one line without secrets: the first exception with no other cause, else its last words."""
+def explain_failure(log: str, secrets: Iterable[str] = (), message: str = "") -> str:
+    """Why vLLM failed, in one line without secrets: the first exception that no other one caused.
+
+    Args:
+        log: all that it wrote.
+        secrets: what must not stand in the line.
+        message: what it said to its client, which is told where the log has no exception; else its last words are.
+    """
     lines = [line for raw in log.splitlines() if (line := _PREFIX.sub("", raw).strip())]
     exceptions = [line for line in lines if _EXCEPTION.match(line)]
     causes = [line for line in exceptions if not _SECOND_HAND.search(line)] or exceptions
-    words = causes[0] if causes else " ".join(lines[-_LAST_LINES:])
+    words = causes[0] if causes else message or " ".join(lines[-_LAST_LINES:])
     return shorten(redact(words, secrets)) or "it wrote nothing"

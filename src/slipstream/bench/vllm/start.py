@@ -126,7 +126,7 @@ def measure_start(
         said = log.read_text(errors="replace") if log.exists() else ""
         if measured["reason"]:
             kept = _keep_log(request, redact(said, secrets))
-            why = explain_failure(said, secrets)
+            why = explain_failure(said, secrets, measured["message"])
             raise SampleError(f"{name}: {redact(measured['reason'], secrets)}; {why} (its log: {kept})")
         if ended["left"]:
             raise SampleError(f"{name} was ended, and left behind: {', '.join(ended['left'])}")
