@@ -12,7 +12,7 @@ It ends the server by itself when its standard input ends, at any line that come
 start's folder, too. What the server's processes leave behind becomes this one's child (PR_SET_CHILD_SUBREAPER), so that
 none of them escapes.
 
-Standard library only, nothing of slipstream: it starts in 20 ms, in any interpreter.
+Standard library only and one file, nothing of slipstream: it starts in 20 ms, in any interpreter (-I -S).
 """
 
 from __future__ import annotations
