@@ -1,17 +1,17 @@
-"""The experiments are those of the published benchmark, and every row of them can be asked for."""
+"""The published benchmark's experiments are as published, and every row of every experiment can be asked for."""
 
 from __future__ import annotations
 
 import pytest
 
-from slipstream.bench.experiments import EXPERIMENTS, Entry, Experiment, find_experiments
+from slipstream.bench.experiments import EXPERIMENTS, GROUPS, Entry, Experiment, find_experiments
 from slipstream.bench.report.published import read_published
 from slipstream.bench.storages.choice import DEFAULTS
 from slipstream.bench.takers import TAKERS
 from slipstream.errors import UsageError
 
 SWEEPS = {"runai": "concurrency", "tensorizer": "num_readers"}
-LOADS = [experiment for experiment in EXPERIMENTS.values() if experiment.kind == "load"]
+DOCUMENT = ("gp3", "io2", "s3")
 
 
 def levels(experiment: Experiment, contender: str, setting: str) -> list[object]:
@@ -22,7 +22,7 @@ def levels(experiment: Experiment, contender: str, setting: str) -> list[object]
     ]
 
 
-@pytest.mark.parametrize("name", ["gp3", "io2", "s3"])
+@pytest.mark.parametrize("name", DOCUMENT)
 @pytest.mark.parametrize("contender", SWEEPS)
 def test_sweeps_are_the_documents(name: str, contender: str) -> None:
     """Concurrencies and numbers of readers are those of the published tables, in their order."""
@@ -31,7 +31,7 @@ def test_sweeps_are_the_documents(name: str, contender: str) -> None:
     assert levels(EXPERIMENTS[name], contender, SWEEPS[contender]) == [cell.at for cell in table.cells]
 
 
-@pytest.mark.parametrize("name", ["gp3", "io2", "s3"])
+@pytest.mark.parametrize("name", DOCUMENT)
 def test_slipstream_is_swept_as_its_peer_is(name: str) -> None:
     """slipstream has exactly the rows of the Run:ai streamer: no setting is tried for it alone."""
     ours, theirs = (
@@ -41,9 +41,10 @@ def test_slipstream_is_swept_as_its_peer_is(name: str) -> None:
     assert ours == theirs
 
 
-@pytest.mark.parametrize("experiment", LOADS, ids=lambda experiment: experiment.name)
-def test_everyone_is_measured_as_they_come(experiment: Experiment) -> None:
+@pytest.mark.parametrize("name", DOCUMENT)
+def test_everyone_is_measured_as_they_come(name: str) -> None:
     """Every loader has a row without settings, which a short run has too, beside a plain reader."""
+    experiment = EXPERIMENTS[name]
     loaders = {entry.contender for entry in experiment.entries} - {"floor"}
     plain = {entry.contender for entry in experiment.entries if not entry.settings and entry.quick}
     assert plain == loaders
@@ -60,6 +61,30 @@ def test_every_row_can_be_asked_for(experiment: Experiment) -> None:
     assert all(set(entry.storages) <= set(experiment.storages) for entry in experiment.entries)
 
 
+@pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=lambda experiment: experiment.name)
+def test_a_short_run_measures_slipstream(experiment: Experiment) -> None:
+    """Every experiment has a row of slipstream in a short run."""
+    assert any(entry.contender == "slipstream" and entry.quick for entry in experiment.entries)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=lambda experiment: experiment.name)
+def test_targets_are_of_rows_that_there_are(experiment: Experiment) -> None:
+    """A target names rows and storages of its own experiment, asks it of slipstream, and has one bound."""
+    for target in experiment.targets:
+        assert target.of
+        assert {entry.contender for entry in target.of} == {"slipstream"}
+        assert all(entry in experiment.entries for entry in (*target.of, *target.against))
+        assert {target.storage, target.against_storage} - {""} <= set(experiment.storages)
+        assert target.storage or len(experiment.storages) == 1
+        assert (target.most is None) != (target.least is None)
+
+
+def test_groups_have_every_experiment() -> None:
+    """Each experiment is in one group: the document's, those of the disk, those of the network."""
+    grouped = [name for names in GROUPS.values() for name in names]
+    assert sorted(grouped) == sorted(EXPERIMENTS)
+
+
 def test_a_setting_that_there_is_not_is_found_when_planning() -> None:
     """A row with a setting that its contender lacks is refused before anything is measured."""
     with pytest.raises(UsageError, match="has no setting"):
@@ -69,9 +94,7 @@ def test_a_setting_that_there_is_not_is_found_when_planning() -> None:
 def test_all_is_every_experiment_of_the_document() -> None:
     """`all` stands for the document's experiments, and a name that is given twice counts once."""
     found = [experiment.name for experiment in find_experiments(["s3", "all", "s3"])]
-    assert found[0] == "s3"
-    assert set(found) >= {"gp3", "io2", "s3"}
-    assert len(set(found)) == len(found)
+    assert found == ["s3", "gp3", "io2", "vllm"]
 
 
 def test_an_unknown_experiment_is_refused() -> None:

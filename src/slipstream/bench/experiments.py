@@ -2,77 +2,21 @@
 
     EXPERIMENTS["gp3"].entries      slipstream: defaults, concurrency 1, 4, ...; ...; floor: direct, 8 threads, ...
 
-The first three are those of the published benchmark, with its sweeps; slipstream is swept exactly as the Run:ai
-streamer is, and everyone is also measured as they come. To add one, add a value to `EXPERIMENTS`.
+Here are those of the published benchmark, with its sweeps; slipstream is swept exactly as the Run:ai streamer is, and
+everyone is also measured as they come. Those of `own_experiments` are about this machine's disk and a server on
+loopback, and have what is asked of slipstream there (`targets`). To add one, add a value there, or to `EXPERIMENTS`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
 
+from slipstream.bench.experiment import Entry, Experiment, Kind
+from slipstream.bench.own_experiments import DISK, NETWORK
 from slipstream.bench.records import Setting
-from slipstream.bench.sampling import Touch
-from slipstream.bench.storages.base import PageCache
 from slipstream.errors import UsageError
 
-Kind = Literal["load", "vllm"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One row: a contender with settings.
-
-    Attributes:
-        contender: its name.
-        settings: those that are not default.
-        label: what the row is called, where that is not what the settings say.
-        quick: whether it is part of a short run.
-        verify: whether what comes is compared with the model.
-        environment: variables for this row's samples alone.
-        storages: of the experiment's, those from which it is measured; none given: all.
-    """
-
-    contender: str
-    settings: Mapping[str, Setting] = field(default_factory=dict)
-    label: str = ""
-    quick: bool = False
-    verify: bool = True
-    environment: Mapping[str, str] = field(default_factory=dict)
-    storages: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Experiment:
-    """One table, or one for each of its storages.
-
-    Attributes:
-        name: as on the command line.
-        title: above the table.
-        storages: their names; what each is, the command line says (storages.choice).
-        entries: the rows.
-        kind: what a sample is: a load, or the start of an engine.
-        together: whether all storages are open at once and their samples are taken in turns, for rows that are
-            compared across them; else they come one after another.
-        page_cache: how the files are before each sample, where they are files.
-        names: a glob that selects tensors; None is all.
-        keep: whether the caller holds every tensor until the end.
-        touch: see sampling.SampleRequest.
-        layout: the model that is loaded instead of the one that the run is about.
-    """
-
-    name: str
-    title: str
-    storages: tuple[str, ...]
-    entries: tuple[Entry, ...]
-    kind: Kind = "load"
-    together: bool = False
-    page_cache: PageCache = "cold"
-    names: str | None = None
-    keep: bool = True
-    touch: Touch = "timed"
-    layout: str = ""
+__all__ = ["EXPERIMENTS", "GROUPS", "Entry", "Experiment", "Kind", "find_experiments"]
 
 
 def _sweep(contender: str, setting: str, values: Sequence[Setting], *, quick: Sequence[Setting] = ()) -> list[Entry]:
@@ -156,9 +100,15 @@ VLLM = Experiment(
         Entry(contender="tensorizer", quick=True),
     ),
 )
-EXPERIMENTS: Mapping[str, Experiment] = {experiment.name: experiment for experiment in (GP3, IO2, S3, VLLM)}
-ALL = ("gp3", "io2", "s3", "vllm")
-"""What `all` stands for: the published benchmark's experiments, those of them that there are."""
+EXPERIMENTS: Mapping[str, Experiment] = {
+    experiment.name: experiment for experiment in (GP3, IO2, S3, VLLM, *DISK, *NETWORK)
+}
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "all": ("gp3", "io2", "s3", "vllm"),
+    "disk": tuple(experiment.name for experiment in DISK),
+    "network": tuple(experiment.name for experiment in NETWORK),
+}
+"""Names that stand for several. `all` is the published benchmark's."""
 
 
 def find_experiments(names: Sequence[str]) -> list[Experiment]:
@@ -167,8 +117,11 @@ def find_experiments(names: Sequence[str]) -> list[Experiment]:
     Raises:
         UsageError: there is none of such a name.
     """
-    wanted = dict.fromkeys(each for name in names for each in (ALL if name == "all" else (name,)))
-    unknown = [name for name in wanted if name not in EXPERIMENTS and name not in ALL]
+    wanted = dict.fromkeys(each for name in names for each in GROUPS.get(name, (name,)))
+    unknown = [name for name in wanted if name not in EXPERIMENTS]
     if unknown:
-        raise UsageError(f'there is no experiment "{unknown[0]}"; there are {", ".join(EXPERIMENTS)}, and all')
-    return [EXPERIMENTS[name] for name in wanted if name in EXPERIMENTS]
+        raise UsageError(
+            f'there is no experiment "{unknown[0]}"; there are {", ".join(EXPERIMENTS)}, and the groups '
+            f"{', '.join(GROUPS)}"
+        )
+    return [EXPERIMENTS[name] for name in wanted]

@@ -20,7 +20,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import slipstream
@@ -31,7 +31,7 @@ from slipstream.bench.interpreters import child_command, child_environment, find
 from slipstream.bench.records import ModelFacts
 from slipstream.bench.sample_process import SampleProcess
 from slipstream.errors import UsageError
-from slipstream.testing.layouts import LAYOUTS, Layout
+from slipstream.testing.layouts import LAYOUTS, Layout, find_layout
 from slipstream.testing.synthetic import write_checkpoint
 
 Report = Callable[[str, int, int], object]
@@ -164,20 +164,46 @@ def find_model(
     return _describe(path.name if path.is_dir() else path.stem, None, files, cache)
 
 
-def _synthesise(layout: Layout, cache: Path, layers: int | None, report: Report | None) -> Model:
+def make_deep_model(name: str, cache: Path, *, layers: int, files: int, report: Report | None = None) -> Model:
+    """A checkpoint of a layout's kind with as many layers as one likes, in as many files; written if need be.
+
+    Args:
+        name: of the layout.
+        cache: a directory, made if need be.
+        layers: how many.
+        files: how many, with an index; one has none.
+        report: shown how it goes, in this thread.
+
+    Raises:
+        UsageError: there is no such layout, or more files than tensors.
+        SlipstreamError: it could not be written.
+    """
+    layout = replace(find_layout(name), layers=layers)
+    return _synthesise(layout, cache.expanduser().absolute(), layers, report, files=files)
+
+
+def no_model(cache: Path) -> Model:
+    """Stands for the model where slipstream itself is what is measured."""
+    facts = ModelFacts(name="slipstream", layers=None, nbytes=0, tensors=0, files=0)
+    return Model(name=facts.name, layers=None, files=(), cache=cache, facts=facts)
+
+
+def _synthesise(layout: Layout, cache: Path, layers: int | None, report: Report | None, *, files: int = 1) -> Model:
     specs = layout.specs(layers)
-    whole = layers is None or layers == layout.layers
+    whole = layers is None or layers == LAYOUTS[layout.name].layers
     folder = cache / "models" / (layout.name if whole else f"{layout.name}-{layers}-layers")
-    files = (folder / "model.safetensors",)
-    if not files[0].exists():
+    if files > 1:
+        folder = folder.with_name(f"{folder.name}-{files}-files")
+    if not any(folder.glob("*.safetensors")):
 
         def tell(done: int, total: int) -> None:
             if report is not None:
                 report(f"writing {folder.name}", done, total)
 
-        write_checkpoint(layout, folder, layers=layers, progress=tell)
-    model = _describe(layout.name, None if whole else layers, files, cache)
-    if (model.facts.tensors, model.facts.nbytes) != (len(specs), sum(spec.nbytes for spec in specs)):
+        write_checkpoint(layout, folder, layers=layers, shards=files, progress=tell)
+    model = _describe(layout.name, None if whole else layers, tuple(sorted(folder.glob("*.safetensors"))), cache)
+    found = (model.facts.tensors, model.facts.nbytes, model.facts.files)
+    if found != (len(specs), sum(spec.nbytes for spec in specs), files):
         raise BenchError(f"{folder} holds something else than the first {layers} layers of {layout.name}; remove it")
     return model
 

@@ -50,7 +50,7 @@ class RunSettings:
 
     Attributes:
         experiments: which, in order.
-        models: what is loaded: "" is the model that the run is about, others stand by experiments' `layout`.
+        models: what is loaded, by experiments' `layout`: "" is the model that the run is about.
         output: the folder of the results.
         ground: what storages are made on.
         places: where storages are, by name; those that are not named are emulated.
@@ -62,7 +62,7 @@ class RunSettings:
     """
 
     experiments: Sequence[Experiment]
-    models: Mapping[str, Model]
+    models: Mapping[str | None, Model]
     output: Path
     ground: Ground
     places: Mapping[str, str] = field(default_factory=dict)

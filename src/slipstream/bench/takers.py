@@ -1,4 +1,4 @@
-"""Who takes samples of a kind: loads, here; starts of vLLM, in `vllm.taker`.
+"""Who takes samples of a kind: loads and the like, in `load_taker`; imports; starts of vLLM, in `vllm.taker`.
 
 runner  ──▶  SampleTaker.describe    which row of the tables an entry is
         ──▶  SampleTaker.check       whether it can run here
@@ -12,17 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from slipstream.bench.contenders import Availability, check_availability, find_contender, schemes_of
+from slipstream.bench.child import lock_probe
+from slipstream.bench.contenders import Availability
 from slipstream.bench.experiments import Entry, Experiment, Kind
+from slipstream.bench.import_taker import ImportTaker
+from slipstream.bench.load_taker import LoadTaker
 from slipstream.bench.models import Model, Report
-from slipstream.bench.page_cache import settle_memory
 from slipstream.bench.plan import PlannedSample, Row
-from slipstream.bench.sampling import SampleRequest, SampleResult, take_sample
+from slipstream.bench.sampling import SampleResult
 from slipstream.bench.storages.base import PlacedModel, Storage
 from slipstream.bench.vllm.taker import VllmTaker
-
-_LEAST_MARGIN_BYTES = 128 << 20
-_MOST_MARGIN_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,70 +79,11 @@ class SampleTaker(Protocol):
         ...
 
 
-class LoadTaker:
-    """Loads by a contender, each in a process of its own. See SampleTaker."""
-
-    def describe(self, experiment: Experiment, entry: Entry) -> Row:
-        """See SampleTaker."""
-        contender = find_contender(entry.contender)
-        label = contender.label(entry.settings)
-        return Row(
-            entry=entry,
-            label=entry.label or label,
-            role=contender.role,
-            needs_tensorizer=contender.needs_tensorizer,
-        )
-
-    def make_ready(self, model: Model, conditions: Conditions, report: Report) -> None:
-        """See SampleTaker. The checksums that what comes is compared with."""
-        model.reference(report)
-
-    def tensorizer_copy(self, model: Model, conditions: Conditions, report: Report) -> Path:
-        """See SampleTaker."""
-        return model.tensorizer_copy(python=conditions.pythons.get("tensorizer"), report=report)
-
-    def check(self, planned: PlannedSample, placed: PlacedModel, conditions: Conditions) -> Availability:
-        """See SampleTaker."""
-        entry = planned.row.entry
-        return check_availability(
-            find_contender(entry.contender),
-            destination=planned.destination,
-            schemes=schemes_of(placed.uris),
-            settings=entry.settings,
-            python=conditions.pythons.get(entry.contender),
-        )
-
-    def take(
-        self, planned: PlannedSample, storage: Storage, placed: PlacedModel, conditions: Conditions
-    ) -> SampleResult:
-        """See SampleTaker."""
-        experiment, entry = planned.experiment, planned.row.entry
-
-        def prepare(pid: int) -> None:
-            # What is only passed through needs no memory of the model's size.
-            if entry.settings.get("method") != "discard" and experiment.keep:
-                settle_memory(placed.model.nbytes, margin_bytes=_margin_bytes(placed.model.nbytes))
-            storage.prepare(pid, page_cache=experiment.page_cache, tensorizer=planned.row.needs_tensorizer)
-
-        request = SampleRequest(
-            contender=find_contender(entry.contender),
-            placed=placed,
-            settings=entry.settings,
-            destination=planned.destination,
-            python=conditions.pythons.get(entry.contender),
-            names=experiment.names,
-            keep=experiment.keep,
-            touch=experiment.touch,
-            verify=entry.verify,
-            timeout_s=conditions.timeout_s,
-        )
-        return take_sample(request, prepare, storage.counters)
-
-
-TAKERS: Mapping[Kind, SampleTaker] = {"load": LoadTaker(), "vllm": VllmTaker()}
+TAKERS: Mapping[Kind, SampleTaker] = {
+    "load": LoadTaker(),
+    "headers": LoadTaker(".adapters.slipstream:describe", moves_bytes=False),
+    "lock": LoadTaker(".adapters.slipstream:load_watched", why_not=lock_probe.why_unavailable),
+    "import": ImportTaker(),
+    "vllm": VllmTaker(),
+}
 """By the kind of an experiment."""
-
-
-def _margin_bytes(nbytes: int) -> int:
-    """For what a loader uses beside the tensors: copies in flight, libraries."""
-    return min(_MOST_MARGIN_BYTES, _LEAST_MARGIN_BYTES + nbytes // 4)

@@ -123,7 +123,6 @@ def run(
     from slipstream.bench.storages.choice import Ground, parse_places
     from slipstream.bench.storages.throttled import PROBE_S, QUICK_PROBE_S
     from slipstream.bench.takers import Conditions
-    from slipstream.testing.layouts import LAYOUTS
 
     chosen = find_experiments(experiments)
     names = [name.strip() for name in contenders.split(",")] if contenders else None
@@ -136,17 +135,15 @@ def run(
     places = parse_places(storage or [])
     storage_options = arguments.read_flat_options(storage_option)
     cache = (cache or default_cache()).expanduser().absolute()
-    if quick and layers is None and model in LAYOUTS:
-        layers = _QUICK_LAYERS
     with shown_run(repeats, quiet=quiet) as display:
-        models = _find_models(chosen, model, layers, cache, storage_options, display)
+        models = _find_models(chosen, model, layers, cache, storage_options, display, quick=quick)
         settings = RunSettings(
             experiments=chosen,
             models=models,
             output=out,
             ground=Ground(
                 cache=cache,
-                model_folder=models[""].files[0].parent,
+                model_folder=next((found.files[0].parent for found in models.values() if found.files), cache),
                 pause_s=pause,
                 unthrottled=unthrottled,
                 probe_s=QUICK_PROBE_S if quick else PROBE_S,
@@ -180,12 +177,31 @@ def _find_models(
     cache: Path,
     storage_options: Mapping[str, str],
     display: Display,
-) -> dict[str, Model]:
-    from slipstream.bench.models import find_model
+    *,
+    quick: bool,
+) -> dict[str | None, Model]:
+    """What the experiments load, by their layouts; nothing that none of them does."""
+    from slipstream.bench.models import find_model, make_deep_model, no_model
+    from slipstream.testing.layouts import LAYOUTS
 
-    found = {"": find_model(model, cache, layers=layers, storage_options=storage_options, report=display.doing)}
-    for layout in {experiment.layout for experiment in experiments} - {""}:
-        found[layout] = find_model(layout, cache, report=display.doing)
+    found: dict[str | None, Model] = {}
+    for experiment in experiments:
+        layout = experiment.layout
+        if layout in found:
+            continue
+        if layout is None:
+            found[layout] = no_model(cache)
+        elif experiment.layers is not None:
+            count = layers or experiment.layers
+            files = min(experiment.files, count)
+            found[layout] = make_deep_model(layout, cache, layers=count, files=files, report=display.doing)
+        elif layout:
+            found[layout] = find_model(layout, cache, layers=layers, report=display.doing)
+        else:
+            count_of_model = _QUICK_LAYERS if quick and layers is None and model in LAYOUTS else layers
+            found[layout] = find_model(
+                model, cache, layers=count_of_model, storage_options=storage_options, report=display.doing
+            )
     return found
 
 

@@ -1,8 +1,9 @@
-"""slipstream, by its public API."""
+"""slipstream, by its public API: whole loads, loads while the interpreter's lock is watched, and headers alone."""
 
 from __future__ import annotations
 
 from ..job import Job, Tensors
+from ..lock_probe import LockProbe
 
 _HERE = ("framework",)  # settings that are no options of slipstream
 
@@ -31,3 +32,19 @@ def load(job: Job) -> Tensors:
     if any("://" in uri for uri in job.uris):
         for name in ("requests", "retries", "hedged", "connections", "peak_concurrency", "discarded_bytes"):
             job.notes[name] = getattr(stats, name)
+
+
+def load_watched(job: Job) -> Tensors:
+    """Streams, while another process watches who holds the interpreter's lock."""
+    with LockProbe() as probe:
+        yield from load(job)
+    job.notes.update(lock_held_s=probe.held_seconds, lock_watched_s=probe.seconds, lock_readings=probe.readings)
+
+
+def describe(job: Job) -> Tensors:
+    """Reads headers only. What it hands out has a name, dtype, shape and size, and no bytes."""
+    import slipstream
+
+    checkpoint = slipstream.inspect(job.uris, storage_options=job.storage_options or None)
+    job.notes["shards"] = len(checkpoint.blobs)
+    yield from ((tensor.name, tensor) for tensor in checkpoint.tensors)
