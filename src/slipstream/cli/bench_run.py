@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
-from rich.table import Table
 
 from slipstream.cli import arguments
 from slipstream.cli.bench_progress import shown_run
-from slipstream.cli.text import add_row, counted, diagnostics, make_table, output, printable
+from slipstream.cli.bench_summary import print_summary
+from slipstream.cli.text import counted, diagnostics, printable
 from slipstream.errors import SlipstreamError, UsageError
 
 if TYPE_CHECKING:
     from slipstream.bench.experiments import Experiment
     from slipstream.bench.models import Model
-    from slipstream.bench.report.results import Place
-    from slipstream.bench.runner import Display, RunSettings
+    from slipstream.bench.runner import Display
 
 _STORAGE = "Where the model lies"
 _SAMPLES = "How it is measured"
@@ -49,7 +48,13 @@ Pythons = Annotated[
 
 def run(
     experiments: Annotated[
-        list[str], typer.Argument(metavar="EXPERIMENT...", help="gp3, io2, s3 and others, or all.", show_default=False)
+        list[str],
+        typer.Argument(
+            metavar="EXPERIMENT...",
+            help="Any of gp3, io2, s3, vllm (together: all); cold, warm, small, limit, limit-warm, import (together: "
+            "disk); http, https, http-limited, seaweedfs, faults, headers, lock (together: network).",
+            show_default=False,
+        ),
     ],
     model: Annotated[
         str,
@@ -161,7 +166,7 @@ def run(
         except KeyboardInterrupt:
             display.tells(f"stopped; what was measured is in {settings.results}. To go on: {_command()}")
             raise
-    _print_summary(settings)
+    print_summary(settings)
     if outcome.failed:
         for line in outcome.failed:
             diagnostics().print(printable(f"failed: {line}", longest=4000), style="red", soft_wrap=True)
@@ -203,48 +208,6 @@ def _find_models(
                 model, cache, layers=count_of_model, storage_options=storage_options, report=display.doing
             )
     return found
-
-
-def _print_summary(settings: RunSettings) -> None:
-    from slipstream.bench.report.results import group_records, read_results
-
-    if not settings.results.exists():
-        output().print("there was nothing to measure")
-        return
-    console = output()
-    names = {experiment.name for experiment in settings.experiments}
-    for place in group_records(read_results([settings.results])):
-        if place.experiment in names:
-            console.print()
-            console.print(
-                printable(f"{place.where}: {place.model_title}, to {place.destination or 'cpu'}"), style="bold"
-            )
-            console.print(_table(place))
-    console.print()
-    console.print(f"slipstream bench report {shlex.quote(str(settings.results))}", soft_wrap=True)
-
-
-def _table(place: Place) -> Table:
-    columns = ("seconds", "min - max", "GB/s", "of floor", "CPU s/GB")
-    table = make_table("loader", "setting", *columns, "samples", right=(*columns, "samples"), wrap=("setting",))
-    for entry in place.entries:
-        if entry.seconds is None:
-            add_row(table, entry.title, f"{entry.label}: {printable(entry.reason)}", *[""] * len(columns), entry.status)
-            continue
-        seconds = [each.seconds for each in entry.figures]
-        share, cpu = place.of_floor(entry), entry.cpu_s_per_gb
-        add_row(
-            table,
-            entry.title,
-            entry.label,
-            f"{entry.seconds:.3f}",
-            f"{min(seconds):.3f} - {max(seconds):.3f}",
-            f"{entry.gb_per_s:.2f}" if entry.gb_per_s is not None else "",
-            f"{share:.2f}" if share is not None else "",
-            f"{cpu:.3f}" if cpu is not None else "",
-            str(len(seconds)),
-        )
-    return table
 
 
 def _command() -> str:

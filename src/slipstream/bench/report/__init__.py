@@ -8,7 +8,7 @@ results      records merged, grouped by what may be compared, medians taken
 published    the reference document's figures, as data (published.json)
 document     the value between: sections, tables, figures; plain text throughout
 story        which sections there are, in which order
-headline     appendix  extended  choices  conditions     the tables in them
+headline     appendix  extended  choices  special  conditions     the tables in them
 chart_data   charts  inks  inline_svg            the drawings; only `charts` imports matplotlib
 markdown     page                                the two forms of a document
 write        all the files of a report

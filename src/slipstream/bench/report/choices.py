@@ -25,6 +25,7 @@ def choices_table(place: Place) -> Table | None:
                 _most(entry, "peak_concurrency"),
                 _most(entry, "retries"),
                 _most(entry, "hedged"),
+                _struck(entry),
             )
             rows.append(Row(cells))
     if not rows:
@@ -36,6 +37,7 @@ def choices_table(place: Place) -> Table | None:
         Column("Reads in flight"),
         Column("Retries"),
         Column("Second requests"),
+        Column("Faults that struck"),
     )
     notes = ("Numbers are the most of any sample.",) if any(row.cells[3] != NOTHING for row in rows) else ()
     return make_table("What slipstream chose here", columns, rows, notes=notes, drop_empty=True)
@@ -55,6 +57,12 @@ def _joined(texts: list[str]) -> str:
 def _most(entry: Entry, note: str) -> str:
     numbers = [value for record in _good(entry) if isinstance(value := record.notes.get(note), int)]
     return f"{max(numbers):,}" if numbers else NOTHING
+
+
+def _struck(entry: Entry) -> str:
+    """How many requests a server failed on purpose."""
+    counts = [struck for record in _good(entry) if isinstance(struck := record.notes.get("struck"), dict)]
+    return f"{max(sum(struck.values()) for struck in counts):,}" if counts else NOTHING
 
 
 def _good(entry: Entry) -> Iterable[Record]:

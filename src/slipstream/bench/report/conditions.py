@@ -8,6 +8,7 @@ from slipstream.bench.records import Record, StorageFacts
 from slipstream.bench.report.document import Column, Row, Table
 from slipstream.bench.report.published import read_published
 from slipstream.bench.report.results import CONTENDERS, Entry, Place, contender_title
+from slipstream.bench.report.special import is_special
 from slipstream.bench.report.wording import NOTHING, gigabytes
 
 _KINDS = {
@@ -101,6 +102,8 @@ def warnings(places: Sequence[Place], records: Sequence[Record]) -> list[str]:
     found = []
     for place in places:
         found += [f"{place.where}: {words}" for facts in place.storages if (words := _limit_warning(facts))]
+        if is_special(place.experiment):
+            continue
         if place.floor is None and place.experiment != "vllm":
             found.append(f"{place.where}, {place.model_title}: no raw floor was measured.")
         for entry in place.loaders:

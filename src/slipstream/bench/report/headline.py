@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from slipstream.bench.report.document import Card, Column, Row, Table
 from slipstream.bench.report.noise import measure_shift
 from slipstream.bench.report.results import Entry, Place, contender_title, counted
+from slipstream.bench.report.special import is_special, special_lines
 from slipstream.bench.report.wording import column_of, cost, decimals_for, fixed, gigabytes, percent, ratio, seconds
 
 
@@ -23,9 +24,9 @@ def chosen(place: Place) -> Entry | None:
 
 
 def headline_card(place: Place, *, machines: int = 1) -> Card | None:
-    """slipstream's figure in one place, and what it means; None where slipstream has no figure there."""
+    """slipstream's figure in one place, and what it means; None where slipstream has none, or loads nothing."""
     entry = chosen(place)
-    if entry is None or entry.seconds is None:
+    if entry is None or entry.seconds is None or is_special(place.experiment):
         return None
     if place.experiment == "vllm":
         lines = [f"Until vLLM was ready, with slipstream ({entry.label})."]
@@ -104,6 +105,9 @@ def summary_lines(places: Sequence[Place], *, machines: int = 1) -> list[str]:
     for place in places:
         card = headline_card(place, machines=machines)
         title = place_title(place, machines=machines)
+        if is_special(place.experiment):
+            lines += [f"{place.experiment}: {line}" for line in special_lines(place)]
+            continue
         lines.append(
             f"{title}: {card.figure} {card.unit}. {card.lines[1]}" if card else f"{title}: no slipstream figure"
         )

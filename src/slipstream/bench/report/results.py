@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 
 from slipstream.bench.errors import ResultsError
+from slipstream.bench.experiments import EXPERIMENTS
 from slipstream.bench.records import Figures, ModelFacts, Record, Role, StorageFacts, read_records
 from slipstream.bench.report.noise import typical_scatter
 from slipstream.bench.report.published import PublishedTable, read_published
@@ -29,7 +30,6 @@ CONTENDERS = {
 """In their order, with the names that people know them by. Plugins come before the floor."""
 
 _LEVELS = ("concurrency", "num_readers")
-_EXPERIMENTS = ("gp3", "io2", "s3", "vllm")
 _SAME_MACHINE = ("cpu", "cores", "architecture", "kernel", "gpu", "virtualisation")
 
 
@@ -341,8 +341,11 @@ def _entry_order(entry: Entry) -> tuple[object, ...]:
 
 
 def _place_order(place: Place) -> tuple[object, ...]:
-    known = _EXPERIMENTS
-    experiment = known.index(place.experiment) if place.experiment in known else len(known)
-    storage = known.index(place.storage.name) if place.storage.name in known else len(known)
+    """As the experiments and their storages are ordered; those that are not known come last."""
+    experiments = tuple(EXPERIMENTS)
+    known = EXPERIMENTS.get(place.experiment)
+    storages = known.storages if known else ()
+    experiment = experiments.index(place.experiment) if known else len(experiments)
+    storage = storages.index(place.storage.name) if place.storage.name in storages else len(storages)
     return (experiment, place.experiment, storage, place.storage.name, place.machine_number, -place.model.nbytes,
             place.model.name, place.destination)  # fmt: skip

@@ -21,6 +21,7 @@ from slipstream.bench.report.document import Block, Bullets, Cards, Document, Fi
 from slipstream.bench.report.extended import extended_table, failures_table
 from slipstream.bench.report.headline import headline_card, place_title, standing_table
 from slipstream.bench.report.results import Place, counted, group_records
+from slipstream.bench.report.special import is_special, special_table
 from slipstream.bench.report.wording import gigabytes
 
 TITLE = "Loading model weights: slipstream beside other loaders"
@@ -63,6 +64,9 @@ def tell_story(records: Sequence[Record], *, title: str | None = None, charts: b
     sections = [_headlines(places, records, machines)]
     for experiment in dict.fromkeys(place.experiment for place in places):
         those = [place for place in places if place.experiment == experiment]
+        if is_special(experiment):
+            sections.append(_special_section(experiment, those))
+            continue
         sections.append(Section(_experiment_title(experiment), 2, _introduction(those)))
         sections += [_place_section(place, machines, names, charts=charts) for place in those]
     sections += _closing(places, records)
@@ -72,7 +76,8 @@ def tell_story(records: Sequence[Record], *, title: str | None = None, charts: b
 def _headlines(places: Sequence[Place], records: Sequence[Record], machines: int) -> Section:
     cards = [card for place in places if (card := headline_card(place, machines=machines))]
     blocks: list[Block] = [Cards(tuple(cards))] if cards else []
-    timed = [place for place in places if any(entry.figures for entry in place.loaders)]
+    loads = [place for place in places if not is_special(place.experiment)]
+    timed = [place for place in loads if any(entry.figures for entry in place.loaders)]
     if timed:
         blocks.append(standing_table(timed, machines=machines))
     if found := warnings(places, records):
@@ -96,6 +101,13 @@ def _introduction(places: Sequence[Place]) -> tuple[Block, ...]:
             "From the start of the process until the engine answers, with one loader after the other for its weights."
         ),
     )
+
+
+def _special_section(experiment: str, places: Sequence[Place]) -> Section:
+    """What is no load: one table, and what failed."""
+    blocks: list[Block] = [special_table(places)]
+    blocks += [failed for place in places if (failed := failures_table(place)) is not None]
+    return Section(_experiment_title(experiment), 2, tuple(blocks))
 
 
 def _place_section(place: Place, machines: int, names: _FileNames, *, charts: bool) -> Section:
