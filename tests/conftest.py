@@ -18,10 +18,12 @@ from tests.server_fixtures import nginx as nginx
 from tests.server_fixtures import seaweedfs as seaweedfs
 from tests.server_fixtures import seaweedfs_tls as seaweedfs_tls
 
-# A shell starts what it is told to run in the background with Ctrl-C ignored, and programs hand that on to those they
-# start: the tests of Ctrl-C would send it to programs that are deaf to it.
+# A shell starts what it is told to run in the background with Ctrl-C ignored, nohup with SIGHUP ignored, and programs
+# hand that on to those they start: the tests of signals would send them to programs that are deaf to them.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

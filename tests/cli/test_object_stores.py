@@ -114,10 +114,10 @@ def test_wrong_path_beside_a_uri(tmp_path: Path) -> None:
 def test_plan_says_how_many_reads(reached: list[str]) -> None:
     """Where the load finds the number of reads by itself, the plan gives its bounds; a number given is one."""
     shown = run("plan", PREFIX, *reached).stdout
-    assert re.search(r"in flight +16 reads, growing up to 128 while that is faster", shown)
+    assert re.search(r"in flight +32 reads, growing up to 128 while that is faster", shown)
     assert re.search(r"in flight +up to 3 reads", run("plan", PREFIX, "--concurrency", "3", *reached).stdout)
     plan = json.loads(run("plan", PREFIX, "--json", *reached).stdout)
-    assert (plan["concurrency"], plan["most_concurrency"]) == (16, 128)
+    assert (plan["concurrency"], plan["most_concurrency"]) == (32, 128)
 
 
 def test_inspect(reached: list[str]) -> None:

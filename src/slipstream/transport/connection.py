@@ -232,9 +232,9 @@ class Connection:
     def _greet(self, until: float) -> None:
         """TLS. In two steps, so that `abort` finds the socket that waits."""
         host = self.origin.host
-        self._socket.getpeername()  # of a connection that is reset already, wrap_socket would lose the socket
         with OPENSSL.inside():
             context = tls_context(self.origin.ca_bundle)
+            self._socket.getpeername()  # of a connection that is reset already, wrap_socket would lose the socket
             tls = context.wrap_socket(self._socket, server_hostname=host, do_handshake_on_connect=False)
         self._socket = tls
         self._work_until(until, tls.do_handshake)
