@@ -24,7 +24,7 @@ _GAIN_WHEN_BUSY = 1.25
 _HARDLY_LESS = 0.98
 _FALLEN = 0.7
 _FEWEST = 2
-_HARDLY_IDLE = 0.04
+_HARDLY_IDLE = 0.15
 # The first try after a decision comes soon, since a single look may mislead; each later one after twice as long.
 _LOOK_AGAIN_S = 1.0
 _LOOK_AGAIN_AT_MOST_S = 16.0
