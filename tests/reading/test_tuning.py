@@ -137,6 +137,26 @@ def test_throttled() -> None:
     assert all(later - earlier > 1.9 or later - earlier < 0.5 for earlier, later in itertools.pairwise(refused))
 
 
+def test_a_store_that_takes_few_is_soon_understood() -> None:
+    """Where nearly all is refused, the level falls in tenths of a second, and not by one step each cool-down."""
+    tuner, _ = run(cloud, seconds=1.5, start=32, throttles=lambda now, level: max(level - 3, 0))
+    assert tuner.level <= 3
+
+
+def test_refusals_now_and_then_change_nothing() -> None:
+    """A store that refuses one request in a hundred, whatever the level, is not full."""
+    requests = [0]
+
+    def throttles(now: float, level: int) -> int:
+        requests[0] += 1
+        return int(requests[0] % 100 == 0)
+
+    tuner, landed = run(cloud, seconds=60, throttles=throttles)
+    _, landed_without = run(cloud, seconds=60)
+    assert tuner.level >= 12
+    assert landed >= 0.95 * landed_without
+
+
 def test_throughput_that_falls() -> None:
     """Where a network becomes congested, fewer connections are tried."""
     so_far = [0.0]

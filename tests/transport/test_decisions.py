@@ -163,7 +163,7 @@ def test_the_tuner_stays_within_its_bounds(steps: list[tuple[float, int, bool, b
 def test_the_tuner_backs_off() -> None:
     """A store that goes on to ask for less is given less and less."""
     tuner = ConcurrencyTuner(64, 64, 0.0, float)
-    levels = [tuner.observe(10.0 * count, count * 10**8, 0.1, count, full=True) for count in range(1, 20)]
+    levels = [tuner.observe(0.1 * count, count * 10**8, 0.1, count * 64, full=True) for count in range(1, 20)]
     assert levels[0] < 64
     assert levels[-1] <= 2
 

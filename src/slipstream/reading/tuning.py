@@ -6,7 +6,8 @@ SHRINK    where no processor is idle, halve as long as that costs nothing: conne
           processor time. Elsewhere too many are harmless, and a look at too few is not
 HOLD      stay with the best level; from time to time try a little more, or less where throughput has fallen
 busy      where no processor is idle, more connections mostly fight for them: a quarter more throughput is asked for
-throttled: a store that asks for less gets less at once, and is not asked for more for a while
+throttled: a store that asks for less gets less at once, and is not asked for more for a while; one that refuses a
+          request now and then is not full
 """
 
 from __future__ import annotations
@@ -29,7 +30,12 @@ _HARDLY_IDLE = 0.15
 _LOOK_AGAIN_S = 1.0
 _LOOK_AGAIN_AT_MOST_S = 16.0
 _COOL_DOWN_S = 2.0
+# What comes in this time is one wave of refusals, and one reason; a single one, and few among many, are none.
+_SHORTEST_WAVE_S = 0.1
+_LONGEST_WAVE_S = 0.3
+_RARE = 0.05
 _BACK_OFF = 0.7
+_BACK_OFF_FROM_MOST = 0.5  # where more than half were refused
 
 
 class _Phase(Enum):
@@ -63,7 +69,8 @@ class ConcurrencyTuner:
         self._look_idle_s = idle_s()
         self._look_at_earliest = 0.0
         self._look_bytes = 0
-        self._throttled = 0
+        self._throttled = 0  # before the present wave, if there is one
+        self._wave_from: float | None = None
         self._look_s = _SHORTEST_LOOK_S
         self._hold_until = 0.0
         self._hold_s = _LOOK_AGAIN_S
@@ -83,8 +90,7 @@ class ConcurrencyTuner:
             full: whether as many reads were in flight as the level allows; else nothing can be learnt.
         """
         if throttled > self._throttled:
-            self._throttled = throttled
-            self._back_off(now)
+            self._note_refusals(now, throttled, read_s)
         elif self._look_from is None or not full:
             if now >= self._look_at_earliest:
                 self._look_from, self._look_bytes, self._look_idle_s = now, landed, self._idle_s()
@@ -145,9 +151,18 @@ class ConcurrencyTuner:
         self._hold_until = now + self._hold_s
         self._hold_s = min(self._hold_s * 2, _LOOK_AGAIN_AT_MOST_S)
 
-    def _back_off(self, now: float) -> None:
-        if self._phase is not _Phase.HOLD or now >= self._hold_until:  # one wave of refusals is one reason
-            self._best_level = max(int(self.level * _BACK_OFF), 1)
+    def _note_refusals(self, now: float, throttled: int, read_s: float) -> None:
+        """Draws the conclusion once a wave of refusals is over, or has refused as many as are in flight."""
+        self._look_from = None
+        if self._wave_from is None:
+            self._wave_from = now
+        wave_s, refused = now - self._wave_from, throttled - self._throttled
+        if refused < self.level and wave_s < min(max(read_s, _SHORTEST_WAVE_S), _LONGEST_WAVE_S):
+            return
+        self._throttled, self._wave_from = throttled, None
+        share = refused / (refused + self.level * wave_s / read_s) if read_s else 1.0
+        if refused > 1 and share > _RARE:
+            less = _BACK_OFF if share < 0.5 else _BACK_OFF_FROM_MOST
+            self._best_level = max(int(self.level * less), 1)
             self._hold(now)
             self._hold_until = now + _COOL_DOWN_S
-        self._look_from = None
