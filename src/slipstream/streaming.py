@@ -19,10 +19,11 @@ from slipstream.options import Options
 from slipstream.planning.build import plan_reads
 from slipstream.planning.select import Names, select_tensors
 from slipstream.progress import find_report
+from slipstream.range_stream import RangeStream
 from slipstream.sources.locate import Uri, locate_checkpoint
 from slipstream.sources.registry import Sources, StorageOptionsGiven
 from slipstream.tensor_stream import TensorStream
-from slipstream.types import Checkpoint, LoadStats, Progress, ReadPlan
+from slipstream.types import ByteRange, Checkpoint, LoadStats, Progress, ReadPlan
 
 if TYPE_CHECKING:
     import torch
@@ -88,6 +89,37 @@ def load(
         uri, device, framework, names, options, storage_options, progress, keeps=True, check=_check_fits
     ) as tensors:
         return dict(tensors)
+
+
+def stream_ranges(
+    ranges: Sequence[ByteRange],
+    *,
+    device: Device = "cpu",
+    framework: FrameworkName | None = None,
+    options: Options | None = None,
+    storage_options: StorageOptionsGiven | None = None,
+    progress: bool | Callable[[Progress], object] = False,
+) -> RangeStream:
+    """Streams plain ranges of blobs, whatever is in them: hands each out the moment its last byte is there.
+
+        with slipstream.stream_ranges([ByteRange("s3://models/a.bin", 0, 4096), ...]) as ranges:
+            for position, data in ranges:
+                ...
+
+    Args:
+        ranges: of files, objects and URLs, mixed. They may overlap, repeat and be empty.
+        device, framework, options, storage_options: as in `stream`.
+        progress: as in `stream`; its tensors are ranges.
+
+    Returns:
+        A RangeStream of (position in `ranges`, bytes). Its text says who owns the bytes, and until when.
+
+    Raises:
+        UsageError: a range that is none, or reaches beyond its blob. Before any is read, as the others.
+        BlobNotFoundError, AccessDeniedError, MemoryLimitError, MissingDependencyError: as `stream`.
+        ReadError and others: while iterating; see TensorStream.
+    """
+    raise NotImplementedError
 
 
 def load_into(

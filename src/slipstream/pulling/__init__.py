@@ -1,0 +1,15 @@
+"""Files as they are stored, whatever is in them: listed, read as a whole, pulled into a directory.
+
+    list ──▶ select ──▶ look ──▶ lock ──▶ read ──▶ write ──▶ settle
+    listing  names      record   lock     ↑        arrivals  arrivals
+                        directory         streaming.begin_stream: ranges, as of any load
+
+    listing    list_files, read_file
+    pull       pull: the story
+    names      which paths are wanted, and which may become files: pure functions
+    spans      which bytes are there, and which are missing: pure functions
+    directory  opens what is beneath one directory, and nothing else
+    lock       one process at a time
+    record     what is there, by size and ETag: DIRECTORY/.slipstream/pull.jsonl
+    arrivals   writes what comes, brings it to the disk, and gives whole files their names
+"""
