@@ -27,7 +27,7 @@ from slipstream.errors import (
 from slipstream.options import Options
 from slipstream.pulling.listing import list_files, read_file
 from slipstream.pulling.pull import pull
-from slipstream.range_stream import RangeStream
+from slipstream.ranges import RangeStream
 from slipstream.streaming import inspect, load, load_into, plan, stream, stream_ranges
 from slipstream.tensor_stream import TensorStream
 from slipstream.types import Blob, ByteRange, Checkpoint, Dtype, LoadStats, Progress, ReadPlan, TensorInfo

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 
+from slipstream.describe import find_shards, read_index
+from slipstream.errors import BlobChangedError, BlobNotFoundError
 from slipstream.options import Options
-from slipstream.sources.locate import Uri
-from slipstream.sources.registry import StorageOptionsGiven
-from slipstream.types import Blob
+from slipstream.pulling.names import check_paths, is_own, make_filter
+from slipstream.sources.base import TreeSource
+from slipstream.sources.locate import Uri, as_text
+from slipstream.sources.registry import Sources, StorageOptionsGiven
+from slipstream.types import Blob, ListedFile
+
+_MAGIC = re.compile(r"[*?\[]")
 
 
 def list_files(
@@ -41,7 +48,10 @@ def list_files(
         AccessDeniedError: it may not be listed.
         ReadError: the storage failed.
     """
-    raise NotImplementedError
+    is_wanted = make_filter(allow, ignore)
+    with Sources(storage_options, options) as sources:
+        found = _list_under(as_text(uri), sources, recursive=recursive)
+    return tuple(sorted((file.blob for file in found if is_wanted(file.path)), key=lambda blob: blob.uri))
 
 
 def read_file(
@@ -62,4 +72,57 @@ def read_file(
         BlobChangedError: it was replaced while it was read.
         ReadError: the storage failed.
     """
-    raise NotImplementedError
+    with Sources(storage_options, options) as sources:
+        source = sources.find(as_text(uri))
+        blob = source.find_file(as_text(uri))
+        data = source.read_range(blob, 0, blob.size)
+    if len(data) != blob.size:
+        raise BlobChangedError(
+            f"{blob.uri} had {blob.size:,} bytes, and now {len(data):,}: read it again once its writer is done",
+            uri=blob.uri,
+        )
+    return data
+
+
+def list_wanted(uri: Uri, is_wanted: Callable[[str], bool], sources: Sources) -> tuple[ListedFile, ...]:
+    """The files under a URI that are to become files of a directory: those that are wanted, none of a pull's own.
+
+    Raises:
+        UsageError: paths among them that cannot be files below one directory.
+        SlipstreamError: as `list_files`.
+    """
+    text = as_text(uri)
+    found = _list_under(text, sources, recursive=True)
+    wanted = tuple(file for file in found if is_wanted(file.path) and not is_own(file.path))
+    check_paths([file.path for file in wanted], wanted[0].blob.uri.removesuffix(wanted[0].path) if wanted else "")
+    return wanted
+
+
+def _list_under(uri: str, sources: Sources, *, recursive: bool) -> tuple[ListedFile, ...]:
+    source = sources.find(uri)
+    if isinstance(source, TreeSource):
+        try:
+            return source.list_tree(uri, recursive=recursive)
+        except BlobNotFoundError as error:
+            if not _MAGIC.search(uri):
+                raise
+            error.message += "; here a glob is no URI: give the folder, and the pattern as allow="
+            error.args = (error.message,)
+            raise
+    return _list_named(uri, sources)
+
+
+def _list_named(uri: str, sources: Sources) -> tuple[ListedFile, ...]:
+    """What a URL stands for where nothing can be listed: itself, and the shards that it names if it is an index."""
+    listing = sources.find(uri).list_blobs(uri)
+    if listing.index is None:
+        return tuple(ListedFile(_last_name(blob), blob) for blob in listing.blobs)
+    shards = find_shards(listing, read_index(listing.index, sources), sources)
+    itself = ListedFile(_last_name(listing.index), listing.index)
+    return (itself, *(ListedFile(name, blob) for name, blob in shards.items()))
+
+
+def _last_name(blob: Blob) -> str:
+    from urllib.parse import unquote, urlsplit  # here, because it costs an eighth of `import slipstream`
+
+    return unquote(urlsplit(blob.uri).path.rpartition("/")[2])

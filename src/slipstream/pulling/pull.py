@@ -6,10 +6,14 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from slipstream.errors import UsageError
 from slipstream.options import Options
+from slipstream.progress import find_report
+from slipstream.pulling.listing import list_wanted
+from slipstream.pulling.names import make_filter
 from slipstream.sources.locate import Uri
-from slipstream.sources.registry import StorageOptionsGiven
-from slipstream.types import Progress
+from slipstream.sources.registry import Sources, StorageOptionsGiven
+from slipstream.types import ListedFile, Progress
 
 
 def pull(
@@ -42,7 +46,8 @@ def pull(
         ignore: likewise: nothing that matches one of them.
         options: how to read; see Options. Where it has no `memory_limit`, 512 MiB are used.
         storage_options: as in `stream`.
-        progress: as in `stream`; its tensors are files, and both figures are of what has to be fetched.
+        progress: as in `stream`, and told once more at the end, also where nothing had to be fetched. Its tensors are
+            files, and all figures are of what has to be fetched.
 
     Returns:
         The local paths of all that matched, fetched now or before, sorted.
@@ -53,4 +58,55 @@ def pull(
         BlobChangedError: a file was replaced in the store while it was fetched.
         WriteError: the directory cannot be written: the disk is full, or its permissions forbid it.
     """
-    raise NotImplementedError
+    from slipstream.pulling.fetch import fetch, holds_all  # here, as all of it: few programs pull
+    from slipstream.pulling.lock import hold_lock
+
+    report = find_report(progress)
+    options = options or Options()
+    is_wanted = make_filter(allow, ignore)
+    path = _as_path(directory)
+    with Sources(storage_options, options) as sources:
+        wanted = list_wanted(uri, is_wanted, sources)
+        _check_apart(wanted, path)
+        if not holds_all(path, wanted):
+            from slipstream.pulling.directory import Directory
+
+            with Directory(path, make=True) as place, hold_lock(place) as waited:
+                if waited:  # the store may hold something else by now
+                    wanted = list_wanted(uri, is_wanted, sources)
+                fetch(place, wanted, sources, options, report)
+        elif report is not None:
+            report(Progress(0, 0, 0, 0, 0.0))
+    return tuple(sorted(Path(path, file.path) for file in wanted))
+
+
+def _as_path(directory: object) -> str:
+    path = os.fspath(directory) if isinstance(directory, str | os.PathLike) else None
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise UsageError(f"{directory!r} is not a directory: give its path")
+    if "://" in path:
+        raise UsageError(f"{path.partition('://')[0]}:// is no place to pull into: give the path of a local directory")
+    return os.path.expanduser(path)
+
+
+def _check_apart(wanted: Sequence[ListedFile], directory: str) -> None:
+    """Refuses to pull a local directory into itself, or what was pulled into it before once more.
+
+    Raises:
+        UsageError: a file lies in `directory`, which lies in what is pulled.
+    """
+    target = os.path.realpath(directory)
+    for file in wanted:
+        if os.path.isabs(file.blob.uri):
+            source = os.path.join(os.path.realpath(os.path.dirname(file.blob.uri)), os.path.basename(file.blob.uri))
+            root = source.removesuffix(file.path)
+            if _lies_in(source, target) and _lies_in(target, root):
+                raise UsageError(
+                    f"{file.blob.uri} lies in the directory that it would be pulled into: choose another directory",
+                    uri=file.blob.uri,
+                )
+
+
+def _lies_in(path: str, folder: str) -> bool:
+    folder = os.path.normpath(folder)
+    return os.path.commonpath([path, folder]) == folder
