@@ -1,8 +1,8 @@
 """One process at a time pulls into a directory.
 
 The lock is flock(2) on `DIRECTORY/.slipstream/lock`. The kernel takes it back whenever its holder ends, however that
-is, so a holder that is killed blocks nobody. It also keeps threads of one process apart. A forked child would hold on to
-it after its parent, so it lets go at once.
+is, so a holder that is killed blocks nobody. It also keeps threads of one process apart. A forked child would hold on
+to it after its parent, so it lets go at once.
 """
 
 from __future__ import annotations
