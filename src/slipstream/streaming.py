@@ -2,7 +2,8 @@
 
     locate  ->  describe  ->  plan  ->  read  ->  deliver
 
-This is the only place that wires the stages together.
+This is the only place that wires the stages together. Plain ranges go the same way (ranges.py), and so do the files of
+a pull (pulling/).
 """
 
 from __future__ import annotations

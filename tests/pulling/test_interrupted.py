@@ -163,7 +163,7 @@ def test_a_partial_file_that_was_tampered_with(damage: str, served: Served, tmp_
 
 
 def test_replaced_while_it_is_pulled(tmp_path: Path) -> None:
-    """A file that is replaced in the store in mid-pull is a BlobChangedError, never a mixture; the next pull is whole."""
+    """A file that is replaced in mid-pull is a BlobChangedError, never a mixture; the next pull is whole."""
     (tmp_path / "served").mkdir()
     with RangeServer(tmp_path / "served") as server:
         server.put("a.bin", b"1" * 600_000)
