@@ -219,7 +219,9 @@ def test_a_relative_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert slipstream.pull("m", "~/there") == (tmp_path / "home" / "there" / "a.json",)
 
 
-@pytest.mark.parametrize("directory", ["", "a\0b", b"to", None, 7, "s3://bucket/m"])
+@pytest.mark.parametrize(
+    "directory", ["", "a\0b", b"to", None, 7, "s3://bucket/m", Path("s3://bucket/m"), "file:///tmp/x", "x://y"]
+)
 def test_what_is_no_directory(directory: object, tmp_path: Path) -> None:
     """An argument that is no path of a directory is a UsageError."""
     write_files(tmp_path / "m", SIZES)

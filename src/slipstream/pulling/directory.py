@@ -71,7 +71,7 @@ class Directory:
         try:
             with self._open_parent(path) as (parent, name):
                 status = os.stat(name, dir_fd=parent, follow_symlinks=False)
-        except OSError:  # WriteError is one
+        except OSError:
             return None
         return status if stat.S_ISREG(status.st_mode) else None
 
@@ -107,13 +107,12 @@ class Directory:
             return []
 
     def read_own(self, name: str) -> bytes:
-        """A file of our own; nothing where it is not there or may not be read."""
+        """A file of our own; nothing where it is not there or cannot be read."""
         try:
-            descriptor = self.open_own(name, os.O_RDONLY)
-        except WriteError:
+            with open(self.open_own(name, os.O_RDONLY), "rb") as file:
+                return file.read()
+        except OSError:  # WriteError is one
             return b""
-        with _explained(self._full(name)), open(descriptor, "rb") as file:
-            return file.read()
 
     def open_own(self, name: str, flags: int) -> int:
         """Opens a file of our own, which is made where the flags say so.

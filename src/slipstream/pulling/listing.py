@@ -93,9 +93,11 @@ def list_wanted(uri: Uri, is_wanted: Callable[[str], bool], sources: Sources) ->
     """
     text = as_text(uri)
     found = _list_under(text, sources, recursive=True)
-    wanted = tuple(file for file in found if is_wanted(file.path) and not is_own(file.path))
-    check_paths([file.path for file in wanted], wanted[0].blob.uri.removesuffix(wanted[0].path) if wanted else "")
-    return wanted
+    wanted = {file.path: file for file in found if is_wanted(file.path) and not is_own(file.path)}
+    for first in wanted.values():
+        check_paths(wanted, first.blob.uri.removesuffix(first.path))
+        break
+    return tuple(wanted.values())
 
 
 def _list_under(uri: str, sources: Sources, *, recursive: bool) -> tuple[ListedFile, ...]:
