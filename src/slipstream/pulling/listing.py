@@ -94,9 +94,9 @@ def list_wanted(uri: Uri, is_wanted: Callable[[str], bool], sources: Sources) ->
     text = as_text(uri)
     found = _list_under(text, sources, recursive=True)
     wanted = {file.path: file for file in found if is_wanted(file.path) and not is_own(file.path)}
-    for first in wanted.values():
+    if wanted:
+        first = next(iter(wanted.values()))
         check_paths(wanted, first.blob.uri.removesuffix(first.path))
-        break
     return tuple(wanted.values())
 
 
