@@ -2,7 +2,8 @@
 
     locate  ->  describe  ->  plan  ->  read  ->  deliver
 
-This is the only place that wires the stages together.
+This is the only place that wires the stages together. Plain ranges go the same way (ranges.py), and so do the files of
+a pull (pulling/).
 """
 
 from __future__ import annotations
@@ -215,9 +216,7 @@ def _describe(uri: Uri | Sequence[Uri], sources: Sources) -> Checkpoint:
     return describe_checkpoint(locate_checkpoint(uri, sources), sources)
 
 
-def _plan(
-    checkpoint: Checkpoint, device: Device, names: Names | None, options: Options, sources: Sources
-) -> ReadPlan:
+def _plan(checkpoint: Checkpoint, device: Device, names: Names | None, options: Options, sources: Sources) -> ReadPlan:
     selected = select_tensors(checkpoint, names)
     used = {tensor.blob for tensor in selected}
     facts = [

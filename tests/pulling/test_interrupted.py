@@ -34,10 +34,9 @@ def wait_noted(served: Served, directory: Path) -> None:
     """Waits until all other files are whole, and the record has all that came of the large one."""
 
     def is_noted() -> bool:
-        return (
-            landed_bytes(directory, LARGE) == CAME_BYTES
-            and read_tree(directory).keys() == served.contents.keys() - {LARGE}
-        )
+        return landed_bytes(directory, LARGE) == CAME_BYTES and read_tree(
+            directory
+        ).keys() == served.contents.keys() - {LARGE}
 
     wait_for(is_noted, "what came is not noted")
 
@@ -57,9 +56,10 @@ def fail_once(served: Served, directory: Path) -> None:
 
     served.server.reset()
     served.server.set_faults(Faults(Status(403, when=LATE), Hold(when=LATE)))
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(slipstream.AccessDeniedError):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Arrivals, "write", count)
-        slipstream.pull(served.url, directory, options=SMALL_CHUNKS)
+        with pytest.raises(slipstream.AccessDeniedError):
+            slipstream.pull(served.url, directory, options=SMALL_CHUNKS)
     served.server.reset()
 
 
@@ -163,7 +163,7 @@ def test_a_partial_file_that_was_tampered_with(damage: str, served: Served, tmp_
 
 
 def test_replaced_while_it_is_pulled(tmp_path: Path) -> None:
-    """A file that is replaced in the store in mid-pull is a BlobChangedError, never a mixture; the next pull is whole."""
+    """A file that is replaced in mid-pull is a BlobChangedError, never a mixture; the next pull is whole."""
     (tmp_path / "served").mkdir()
     with RangeServer(tmp_path / "served") as server:
         server.put("a.bin", b"1" * 600_000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -219,7 +220,9 @@ def test_a_relative_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert slipstream.pull("m", "~/there") == (tmp_path / "home" / "there" / "a.json",)
 
 
-@pytest.mark.parametrize("directory", ["", "a\0b", b"to", None, 7, "s3://bucket/m"])
+@pytest.mark.parametrize(
+    "directory", ["", "a\0b", b"to", None, 7, "s3://bucket/m", Path("s3://bucket/m"), "file:///tmp/x", "x://y"]
+)
 def test_what_is_no_directory(directory: object, tmp_path: Path) -> None:
     """An argument that is no path of a directory is a UsageError."""
     write_files(tmp_path / "m", SIZES)
@@ -300,7 +303,7 @@ def test_progress(served: Served, tmp_path: Path) -> None:
     assert all(report.bytes_total == served.nbytes and report.tensors_total == 5 for report in reports)
     assert all(
         left.bytes_read <= right.bytes_read and left.tensors_delivered <= right.tensors_delivered
-        for left, right in zip(reports, reports[1:], strict=False)
+        for left, right in itertools.pairwise(reports)
     )
     assert all(progress.tensors_delivered <= there for progress, there in seen)
     assert (reports[-1].bytes_read, reports[-1].tensors_delivered) == (served.nbytes, 5)

@@ -32,7 +32,7 @@ def pull(
         ),
     ],
     directory: Annotated[
-        Path, typer.Argument(metavar="DIRECTORY", help="Where to. It is made if need be.", show_default=False)
+        str, typer.Argument(metavar="DIRECTORY", help="Where to. It is made if need be.", show_default=False)
     ],
     allow: Annotated[
         _Patterns,
@@ -95,7 +95,7 @@ def pull(
 class _Pulled(NamedTuple):
     """What a pull did."""
 
-    directory: Path
+    directory: str
     paths: Sequence[Path]
     fetched_files: int
     fetched_bytes: int
@@ -108,11 +108,11 @@ class _Pulled(NamedTuple):
         if kept:
             yield "there before", counted(kept, "file")
         yield "time", f"{format_seconds(self.seconds)}{rate}"
-        yield "directory", printable(str(self.directory), longest=4096)
+        yield "directory", printable(self.directory, longest=4096)
 
     def as_json(self) -> dict[str, object]:
         return {
-            "directory": str(self.directory),
+            "directory": self.directory,
             "files": [str(path) for path in self.paths],
             "fetched_files": self.fetched_files,
             "fetched_bytes": self.fetched_bytes,

@@ -54,9 +54,7 @@ def list_files(
     return tuple(sorted((file.blob for file in found if is_wanted(file.path)), key=lambda blob: blob.uri))
 
 
-def read_file(
-    uri: Uri, *, options: Options | None = None, storage_options: StorageOptionsGiven | None = None
-) -> bytes:
+def read_file(uri: Uri, *, options: Options | None = None, storage_options: StorageOptionsGiven | None = None) -> bytes:
     """Reads one small blob as a whole, such as a config.json. From a store: one request up to 96 KiB, else two.
 
     Args:
@@ -93,9 +91,11 @@ def list_wanted(uri: Uri, is_wanted: Callable[[str], bool], sources: Sources) ->
     """
     text = as_text(uri)
     found = _list_under(text, sources, recursive=True)
-    wanted = tuple(file for file in found if is_wanted(file.path) and not is_own(file.path))
-    check_paths([file.path for file in wanted], wanted[0].blob.uri.removesuffix(wanted[0].path) if wanted else "")
-    return wanted
+    wanted = {file.path: file for file in found if is_wanted(file.path) and not is_own(file.path)}
+    if wanted:
+        first = next(iter(wanted.values()))
+        check_paths(wanted, first.blob.uri.removesuffix(first.path))
+    return tuple(wanted.values())
 
 
 def _list_under(uri: str, sources: Sources, *, recursive: bool) -> tuple[ListedFile, ...]:

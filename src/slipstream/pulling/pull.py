@@ -13,6 +13,7 @@ from slipstream.pulling.listing import list_wanted
 from slipstream.pulling.names import make_filter
 from slipstream.sources.locate import Uri
 from slipstream.sources.registry import Sources, StorageOptionsGiven
+from slipstream.sources.schemes import SCHEMES
 from slipstream.types import ListedFile, Progress
 
 
@@ -84,8 +85,9 @@ def _as_path(directory: object) -> str:
     path = os.fspath(directory) if isinstance(directory, str | os.PathLike) else None
     if not isinstance(path, str) or not path or "\0" in path:
         raise UsageError(f"{directory!r} is not a directory: give its path")
-    if "://" in path:
-        raise UsageError(f"{path.partition('://')[0]}:// is no place to pull into: give the path of a local directory")
+    scheme = path.partition(":/")[0]  # a Path has only one slash there
+    if path.startswith(f"{scheme}:/") and (scheme.lower() in SCHEMES or "://" in path):
+        raise UsageError(f"{scheme}:// is no place to pull into: give the path of a local directory")
     return os.path.expanduser(path)
 
 
