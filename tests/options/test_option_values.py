@@ -155,6 +155,7 @@ def test_environment(variable: str, text: str, name: str, value: object, monkeyp
     assert getattr(Options(), name) == value
     assert type(getattr(Options(), name)) is type(value)
     given: dict[str, Any] = {"concurrency": 2, "chunk_bytes": 5000, "memory_limit": 9, "memory_wait_s": 9.0}
+    given["count_held"] = True
     given["strategy"] = Strategy.DIRECT
     assert getattr(Options(**{name: given[name]}), name) == given[name]
     monkeypatch.delenv(variable)

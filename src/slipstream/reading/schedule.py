@@ -84,9 +84,7 @@ class Read:
 class Schedule:
     """The state of one load. Thread-safe; see the module's text."""
 
-    def __init__(
-        self, plan: ReadPlan, memory_wait_s: float, *, hedge: bool = False, count_held: bool = True
-    ) -> None:
+    def __init__(self, plan: ReadPlan, memory_wait_s: float, *, hedge: bool = False, count_held: bool = True) -> None:
         self._plan = plan
         self._memory_wait_s = memory_wait_s
         self._hedge = hedge

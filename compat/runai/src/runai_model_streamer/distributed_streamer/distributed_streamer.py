@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -72,6 +72,6 @@ class DistributedStreamer:
         """Rank, number and size of the buffers of the last call: None, since there are no buffers."""
         return None
 
-    def get_chunks(self) -> Iterator[tuple[int, int, torch.Tensor]]:
+    def get_chunks(self) -> Generator[tuple[int, int, torch.Tensor], None, None]:
         """As `FileStreamer.get_chunks`."""
         yield from self.file_streamer.get_chunks()

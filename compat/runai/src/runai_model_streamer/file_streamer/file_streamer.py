@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from types import TracebackType
 from typing import Self, cast
 
@@ -116,9 +116,7 @@ class FileStreamer:
         paths = [request.path for request in file_stream_requests]
         check_paths(paths)
         self.device_str = host_or_device(device)
-        places = [
-            (request, position) for request in file_stream_requests for position in range(len(request.sizes))
-        ]
+        places = [(request, position) for request in file_stream_requests for position in range(len(request.sizes))]
         self._places = [(request.id, position) for request, position in places]
         ranges = [
             slipstream.ByteRange(
@@ -133,7 +131,7 @@ class FileStreamer:
         )
         self._begin(ranges, options, credentials)
 
-    def get_chunks(self) -> Iterator[tuple[int, int, torch.Tensor]]:
+    def get_chunks(self) -> Generator[tuple[int, int, torch.Tensor], None, None]:
         """Hands out the ranges of the last `stream_files`, each the moment it is there.
 
         Yields:

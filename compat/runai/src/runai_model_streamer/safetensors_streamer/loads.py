@@ -27,9 +27,7 @@ class Load:
         tensors: hands out, in completion order.
     """
 
-    def __init__(
-        self, paths: Sequence[str], wanted: Collection[str] | None, credentials: S3Credentials | None
-    ) -> None:
+    def __init__(self, paths: Sequence[str], wanted: Collection[str] | None, credentials: S3Credentials | None) -> None:
         """Begins to read.
 
         Args:

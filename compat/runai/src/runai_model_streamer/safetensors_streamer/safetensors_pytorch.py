@@ -149,9 +149,7 @@ class SafetensorsMetadata:
             offset: where it ends.
         """
         self.offset = offset
-        self.tensors_metadata = [
-            SafetensorMetadata(name, entry) for name, entry in blob.items() if name != _METADATA
-        ]
+        self.tensors_metadata = [SafetensorMetadata(name, entry) for name, entry in blob.items() if name != _METADATA]
         self.tensors_metadata.sort(key=lambda tensor: (tensor.offsets.start, tensor.offsets.end))
         self.read_sizes = [tensor.get_bytesize() for tensor in self.tensors_metadata]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from time import perf_counter
 from types import TracebackType
 from typing import Self
@@ -121,7 +121,7 @@ class SafetensorsStreamer:
         self.files_to_tensors_metadata = dict(enumerate(self._load.metadata))
         self.total_size = sum(tensor.get_bytesize() for tensors in self._load.metadata for tensor in tensors)
 
-    def get_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def get_tensors(self) -> Generator[tuple[str, torch.Tensor], None, None]:
         """Hands out the tensors of the last `stream_files`, each the moment it is there.
 
         Yields:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -65,7 +65,7 @@ class MockSafetensorsStreamer:
         local = [self.patcher.convert_remote_path_to_local_path(path) for path in paths]
         self.original_streamer.stream_files(local, s3_credentials, device, is_distributed, tensor_names, owned)
 
-    def get_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def get_tensors(self) -> Generator[tuple[str, torch.Tensor], None, None]:
         """As `SafetensorsStreamer.get_tensors`."""
         return self.original_streamer.get_tensors()
 
@@ -77,7 +77,7 @@ class StreamerPatcher:
         local_path: the directory.
     """
 
-    MockSafetensorsStreamer = MockSafetensorsStreamer
+    MockSafetensorsStreamer: type[MockSafetensorsStreamer] = MockSafetensorsStreamer
 
     def __init__(self, local_bucket_path: str) -> None:
         self.local_path = local_bucket_path

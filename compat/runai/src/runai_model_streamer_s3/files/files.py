@@ -8,9 +8,7 @@ from runai_model_streamer.s3_utils.s3_utils import S3Credentials
 from runai_model_streamer.stores import list_store, pull_store
 
 
-def glob(
-    path: str, allow_pattern: Sequence[str] | None = None, credentials: S3Credentials | None = None
-) -> list[str]:
+def glob(path: str, allow_pattern: Sequence[str] | None = None, credentials: S3Credentials | None = None) -> list[str]:
     """See `runai_model_streamer.stores.list_store`."""
     return list_store(path, allow_pattern, credentials)
 
