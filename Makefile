@@ -147,7 +147,7 @@ $(VLLM_ENV)/.slipstream: dist/.built $(VLLM_ENV)/.installed
 .PHONY: test-vllm
 test-vllm: .venv/dev/.installed $(VLLM_ENV)/.slipstream ## the tests inside the real vLLM (installs 3.5 GB)
 	$(call heading,pytest with vLLM)
-	@SLIPSTREAM_TEST_VLLM='$(abspath $(VLLM_ENV))' $(DEV)/python -m pytest tests/integrations/test_vllm_real.py tests/bench/test_vllm_real.py $(PYTEST_ARGS)
+	@TEST_VLLM_ENV='$(abspath $(VLLM_ENV))' $(DEV)/python -m pytest tests/integrations/test_vllm_real.py tests/bench/test_vllm_real.py $(PYTEST_ARGS)
 
 dist/.built: pyproject.toml $(wildcard README.md LICENSE) $(SOURCES)
 	$(call heading,building the wheel)

@@ -19,7 +19,7 @@ from slipstream.bench.vllm.side_files import make_tokenizer
 from slipstream.testing.seaweedfs import SeaweedFS
 
 PROGRAM = Path(__file__).with_name("vllm_program.py")
-PYTHON = Path(os.environ.get("SLIPSTREAM_TEST_VLLM", Path(__file__).parents[2] / ".venv" / "vllm")) / "bin" / "python"
+PYTHON = Path(os.environ.get("TEST_VLLM_ENV", Path(__file__).parents[2] / ".venv" / "vllm")) / "bin" / "python"
 BUCKET = "vllm"
 UP_S = 300.0
 MODELS = ("llama", "tied", "moe")
