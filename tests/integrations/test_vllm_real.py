@@ -1,4 +1,4 @@
-"""The load format "slipstream" in the real vLLM, in the environment that `make vllm-env` makes. A start takes 10 to 30 s."""
+"""The load format "slipstream" in the real vLLM, in the environment of `make vllm-env`. A start takes 10 to 30 s."""
 
 from __future__ import annotations
 

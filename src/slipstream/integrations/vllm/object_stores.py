@@ -1,7 +1,8 @@
 """Lets vLLM load a model from an object store by this load format.
 
-vLLM knows two ways there, both under Run:ai's name: it fetches what is not weights with their package, and refuses every
-load format but theirs. The first is done by `slipstream.pull` where that package is missing; the second is widened.
+vLLM knows two ways there, both under Run:ai's name: it fetches what is not weights with their package, and refuses
+every load format but theirs. The first is done by `slipstream.pull` where that package is missing; the second is
+widened.
 Whatever load format is not slipstream's finds vLLM unchanged.
 """
 
@@ -55,7 +56,10 @@ def _pull_where_missing(original: Any) -> Any:
     """Fetches config and tokenizer by slipstream, where what vLLM would take for it is not installed."""
 
     def pull(
-        model_path: str, dst: str, allow_pattern: Sequence[str] | None = None, ignore_pattern: Sequence[str] | None = None
+        model_path: str,
+        dst: str,
+        allow_pattern: Sequence[str] | None = None,
+        ignore_pattern: Sequence[str] | None = None,
     ) -> None:
         scheme = model_path.partition("://")[0].lower()
         packages = ("runai_model_streamer", _STORE_PACKAGES.get(scheme, ""))
