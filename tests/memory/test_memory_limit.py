@@ -266,7 +266,7 @@ def test_what_is_held_need_not_count(strategy: Strategy, framework: Any, tmp_pat
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_reads_wait_for_a_caller_who_does_not_ask(strategy: Strategy, checkpoint: Path) -> None:
-    """With count_held=False, too, no more than the limit is read ahead: what is handed over makes room, nothing else."""
+    """With count_held=False no more than the limit is read ahead: what is handed over makes room, nothing else."""
     how = Options(memory_limit=3 * TENSOR_BYTES, strategy=strategy, count_held=False)
     held: list[Any] = []
     with slipstream.stream(checkpoint, options=how) as tensors:

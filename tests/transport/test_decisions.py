@@ -77,6 +77,38 @@ def test_a_straggler_is_repeated_from_where_it_is(plain: Served, monkeypatch: py
     assert schedule.hedged == 1
 
 
+def test_where_both_straggle_the_older_makes_room(plain: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second read that stalls as the first did is no reason to wait for a timeout, nor for more than two at once."""
+    clock = Clock(monkeypatch)
+    schedule, first = begin(plain, clock)
+    first.transfer.landed = 1000
+    second = take(schedule)
+    second.transfer.landed = 500
+    clock.now += 10.0
+    third = take(schedule)
+    assert (third.start, third.end, third.chunk_start) == (second.start + 500, first.end, first.chunk_start)
+    assert third.rival is second
+    assert first.lost
+    assert first.transfer.stopped
+    assert not schedule.win(first)
+    schedule.lose(first)
+    assert schedule.win(third)
+    assert set(schedule.find_others(third)) == {first, second}
+    assert schedule.hedged == 2
+
+
+def test_an_older_read_that_goes_on_is_not_displaced(plain: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one of two does not straggle there is no third."""
+    clock = Clock(monkeypatch)
+    schedule, first = begin(plain, clock)
+    take(schedule)
+    clock.now += 10.0
+    first.transfer.landed = first.end - first.start
+    take(schedule)
+    assert not first.lost
+    assert schedule.hedged == 1
+
+
 def test_a_loser_is_not_repeated(plain: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between a read's loss and its end its chunk may be the caller's already: nobody is sent to read it."""
     schedule, straggler = begin(plain, Clock(monkeypatch))

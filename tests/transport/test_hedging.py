@@ -11,7 +11,7 @@ import slipstream
 from slipstream.testing.range_faults import CloseEarly, Delay, Hold, MaxInFlight, Reset, Stall
 from slipstream.testing.range_schedule import Fault, Faults, When
 from tests.endings.sample import as_bytes
-from tests.transport.serving import FIRST_LOOK_BYTES, PATIENT, Served, quick, sent_bytes
+from tests.transport.serving import FIRST_LOOK_BYTES, PATIENT, Served, quick, sent_bytes, write_model
 
 HEDGING = quick(hedge=True, first_byte_timeout_s=30.0, stall_timeout_s=30.0)
 LATE = (20, 30)  # numbers of requests that come when there are peers to compare with
@@ -42,6 +42,18 @@ def test_the_load_ends_though_the_last_range_stalls(plain: Served) -> None:
     plain.server.set_faults(Faults(Stall(when=When(numbers=(last - 1, last)))))
     began = time.monotonic()
     assert plain.load_whole(HEDGING).hedged >= 1
+    assert time.monotonic() - began < 10.0
+
+
+def test_a_second_request_that_stalls_too_is_followed_by_a_third(plain: Served) -> None:
+    """Where the first two requests of a range stall, the load does not wait for a timeout either."""
+    second = write_model(plain.root / "second.safetensors", (50_000,), seed=1, prefix="second-")
+    plain.server.set_faults(Faults(Stall(0, when=When(path="second*", after=1, first_attempts=2))))
+    began = time.monotonic()
+    url = plain.server.url("second.safetensors")
+    with slipstream.stream([plain.url, url], framework="numpy", options=HEDGING) as stream:
+        assert as_bytes(stream) == {**plain.tensors, **second}
+        assert stream.stats().hedged >= 2
     assert time.monotonic() - began < 10.0
 
 

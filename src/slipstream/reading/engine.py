@@ -141,7 +141,7 @@ class Engine:
             self._leave()
 
     def _read_one(self, read: Read) -> None:
-        """Reads one chunk. Where two do so, the first to end stops the other before the memory may be handed out."""
+        """Reads one chunk. Where others do so too, the first to end stops them before the memory may be handed out."""
         try:
             requests = self._read(read)
         except TransferStopped:
@@ -150,9 +150,8 @@ class Engine:
         if not self.schedule.win(read):
             self._discard(read)
             return
-        rival = read.rival  # once: it forgets itself when it ends
-        if rival is not None:
-            rival.transfer.stop()
+        for other in self.schedule.find_others(read):
+            other.transfer.stop()
         self._count_down(read.target.op.blob, read.end - read.chunk_start)
         self.schedule.finish_read(read, requests)
 

@@ -8,7 +8,8 @@ happen outside it, by whoever asked.
 
 Invariants: an op is leased before its first read is handed out; reads of an op are handed out in order;
 it is whole when none is outstanding; after `stop` or `fail` no read is handed out. A straggler is handed out a second
-time; the first of the two to end wins, and only the winner finishes. Once a chunk is won, nobody is sent to read it.
+time; the first of the two to end wins, and only the winner finishes. Where both straggle, the older one makes room for
+a third. Once a chunk is won, nobody is sent to read it.
 """
 
 from __future__ import annotations
@@ -63,11 +64,12 @@ class Read:
         transfer: how far it is, and what stops it.
         kept_bytes: how much of what it has read is of use though its rival wins: what the rival did not ask for.
         rival: the other read of the same chunk, if there is one.
+        displaced: those that have made room for another and may not have stopped yet; one list for all of a chunk.
         won: whether it was the first of its chunk to end. From then on nobody may begin to write there.
         lost: whether the other one was.
     """
 
-    __slots__ = ("chunk_start", "end", "kept_bytes", "lost", "rival", "start", "target", "transfer", "won")
+    __slots__ = ("chunk_start", "displaced", "end", "kept_bytes", "lost", "rival", "start", "target", "transfer", "won")
 
     def __init__(self, target: OpInFlight, start: int, end: int, chunk_start: int) -> None:
         self.target = target
@@ -77,6 +79,7 @@ class Read:
         self.transfer = Transfer()
         self.kept_bytes = 0
         self.rival: Read | None = None
+        self.displaced: list[Read] = []
         self.won = False
         self.lost = False
 
@@ -142,7 +145,7 @@ class Schedule:
             return None
 
     def win(self, read: Read) -> bool:
-        """Whether a read that has ended well is the first of its chunk. Then the caller is to stop its rival."""
+        """Whether a read that has ended well is the first of its chunk. Then the caller is to stop `find_others`."""
         with self._memory:
             if read.lost:
                 return False
@@ -150,6 +153,11 @@ class Schedule:
             if read.rival is not None:
                 read.rival.lost = True
             return True
+
+    def find_others(self, read: Read) -> list[Read]:
+        """The reads of the same chunk, which a winner stops before the memory may be handed out."""
+        with self._memory:
+            return [*read.displaced, *([read.rival] if read.rival is not None else [])]
 
     def lose(self, read: Read) -> None:
         """Notes that a read ended whose chunk another one has finished, or that was stopped."""
@@ -298,22 +306,31 @@ class Schedule:
             seconds = now - read.transfer.started
             if seconds < _LOOK_S:
                 return None  # as are all behind it
-            nbytes, landed = read.end - read.start, read.transfer.landed
-            decided = read.won or read.lost  # the memory may be handed out already
-            alone = not decided and read.rival is None and not read.transfer.waiting
-            if (
-                alone
-                and self._is_ranged(read)
-                and self._peers.is_straggler(nbytes, landed, seconds, at_the_end=at_the_end)
-            ):
+            slow = self._is_slow(read, seconds, at_the_end)
+            if slow and (read.rival is None or self._is_older_and_slow(read.rival, read, now, at_the_end)):
                 return read
         return None
 
+    def _is_slow(self, read: Read, seconds: float, at_the_end: bool) -> bool:
+        if read.won or read.lost or read.transfer.waiting or not self._is_ranged(read):
+            return False  # of a chunk that is decided the memory may be handed out already
+        return self._peers.is_straggler(read.end - read.start, read.transfer.landed, seconds, at_the_end=at_the_end)
+
+    def _is_older_and_slow(self, rival: Read, read: Read, now: float, at_the_end: bool) -> bool:
+        started = rival.transfer.started
+        return started < read.transfer.started and self._is_slow(rival, now - started, at_the_end)
+
     def _repeat(self, straggler: Read) -> Read:
-        """A second read of what is missing of a straggler."""
+        """Another read of what is missing of a straggler. If it is a second read itself, the first one gives up."""
+        first = straggler.rival
+        if first is not None:
+            first.rival, first.lost = None, True
+            straggler.displaced.append(first)
+            first.transfer.begin_stop()
         start = straggler.start + straggler.transfer.landed
         rival = Read(straggler.target, min(start, straggler.end - 1), straggler.end, straggler.chunk_start)
         rival.rival, straggler.rival = straggler, rival
+        rival.displaced = straggler.displaced
         straggler.kept_bytes = rival.start - straggler.start
         self.hedged += 1
         return rival

@@ -12,11 +12,13 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import runai_model_streamer
 import torch
+
+import runai_model_streamer
 from runai_model_streamer import FileChunks, FileStreamer, ObjectStorageModel, SafetensorsStreamer
 
 
@@ -72,8 +74,7 @@ def stream(paths: Sequence[str], **settings: Any) -> Any:
 
 def tensors(*paths: str) -> Any:
     """Each file for itself, and all together."""
-    apart = [attempt(lambda path=path: stream([path])) for path in paths]  # type: ignore[misc]
-    return [*apart, attempt(lambda: stream(paths))]
+    return [*(attempt(partial(stream, [path])) for path in paths), attempt(partial(stream, paths))]
 
 
 def settings(path: str, other: str, store: str) -> Any:
@@ -115,8 +116,8 @@ def settings(path: str, other: str, store: str) -> Any:
 
 def one_file(path: str) -> Any:
     with SafetensorsStreamer() as streamer:
-        returned = streamer.stream_file(path, None, "cpu", False, None, True)
-        return returned, sorted(name for name, _ in streamer.get_tensors())
+        streamer.stream_file(path, None, "cpu", False, None, True)
+        return sorted(name for name, _ in streamer.get_tensors())
 
 
 def counted(found: Any) -> Any:
@@ -231,43 +232,33 @@ def listings(folder: str, store: str) -> Any:
     """What is listed, and by which names."""
     os.chdir(os.path.dirname(folder))
     relative = os.path.basename(folder)
-    places = [folder, f"{folder}/", relative, f"{relative}/", store, store.rstrip("/")]
-    listed = {
-        place: attempt(lambda place=place: sorted(runai_model_streamer.list_safetensors(place))) for place in places
-    }  # type: ignore[misc]
-    files = FileStreamer()
-    tries: dict[str, Callable[[], Any]] = {
-        "missing folder": lambda: runai_model_streamer.list_safetensors(f"{folder}/missing"),
-        "missing prefix": lambda: runai_model_streamer.list_safetensors(f"{store}missing"),
-        "files of a missing folder": lambda: files.list_files(f"{folder}/missing"),
-        "files of a missing prefix": lambda: files.list_files(f"{store}missing/"),
-    }
-    for place in (folder, f"{folder}/", relative, store):
+    places = [folder, f"{folder}/", relative, f"{relative}/", f"{folder}/missing"]
+    places += [store, store.rstrip("/"), f"{store}missing"]
+    found = {place: attempt(partial(list_safetensors, place)) for place in places}
+    for place in (folder, f"{folder}/", relative, store, f"{folder}/missing", f"{store}missing/"):
         for deep in (True, False):
-            for allow, ignore in ((None, None), (["*.json"], None), (None, ["*.json"]), ([], [])):
-                tries[f"files of {place} {deep} {allow} {ignore}"] = (
-                    lambda place=place, deep=deep, allow=allow, ignore=ignore: sorted(  # type: ignore[misc]
-                        map(list, files.list_files(place, deep, allow, ignore))
-                    )
-                )
-    return {**listed, **{name: attempt(do) for name, do in tries.items()}}
+            patterns: tuple[Any, Any]
+            for patterns in ((None, None), (["*.json"], None), (None, ["*.json"]), ([], [])):
+                name = f"files of {place} {deep} {patterns}"
+                found[name] = attempt(partial(list_files, place, deep, *patterns))
+    return found
+
+
+def list_safetensors(place: str) -> Any:
+    return sorted(runai_model_streamer.list_safetensors(place))
+
+
+def list_files(*arguments: Any) -> Any:
+    return sorted(map(list, FileStreamer().list_files(*arguments)))
 
 
 def pulls(folder: str, store: str, to: str) -> Any:
     """What is pulled, and where to."""
-    patterns: list[tuple[Any, Any]] = [
-        (None, None),
-        (["*.json"], None),
-        (None, ["*.safetensors"]),
-        (["*.json"], ["*.bin", "*token*"]),
-    ]
     tries: dict[str, Callable[[], Any]] = {
-        f"{allow} {ignore}": lambda allow=allow, ignore=ignore, number=number: pulled(
-            store, f"{to}/{number}", allow, ignore
-        )  # type: ignore[misc]
-        for number, (allow, ignore) in enumerate(patterns)
-    }
-    tries |= {
+        "all": lambda: pulled(store, f"{to}/all", None, None),
+        "allowed": lambda: pulled(store, f"{to}/allowed", ["*.json"], None),
+        "not ignored": lambda: pulled(store, f"{to}/not-ignored", None, ["*.safetensors"]),
+        "both": lambda: pulled(store, f"{to}/both", ["*.json"], ["*.bin", "*token*"]),
         "without a slash": lambda: pulled(store.rstrip("/"), f"{to}/slash", ["*.json"], None),
         "nothing matches": lambda: pulled(store, f"{to}/none", ["*.xyz"], None),
         "missing prefix": lambda: pulled(f"{store}missing/", f"{to}/missing", None, None),
@@ -283,7 +274,8 @@ def pulls(folder: str, store: str, to: str) -> Any:
 
 
 def pulled(uri: str, to: str, allow: Any, ignore: Any) -> Any:
-    return runai_model_streamer.pull_files(uri, to, allow, ignore), tree(to)
+    runai_model_streamer.pull_files(uri, to, allow, ignore)
+    return tree(to)
 
 
 def model(uri: str, to: str) -> Any:

@@ -1,7 +1,7 @@
 """Where the drop-in is, and how to have its import names, which the original of this environment has too.
 
-`make test` installs the built wheel into a folder of its own, `.venv/runai`, beside which the original stays; without it the
-sources are taken.
+`make test` installs the built wheel into a folder of its own, `.venv/runai`, beside which the original stays. Without
+it the sources are taken.
 """
 
 from __future__ import annotations

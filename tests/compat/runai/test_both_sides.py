@@ -111,4 +111,4 @@ def test_a_bucket_that_is_not_there(missing: str, store: str, tmp_path: Path) ->
         said = ask("listings", tmp_path, missing, original=original)
         assert "raised" in said[missing]
         said = ask("pulls", tmp_path, missing, tmp_path, original=original)
-        assert "raised" in said["None None"]
+        assert "raised" in said["all"]

@@ -153,8 +153,8 @@ def test_every_module_that_others_import_is_there() -> None:
         "MemoryCapMode RUNAI_STREAMER_MEMORY_LIMIT_ENV_VAR_NAME DEFAULT_MEMORY_LIMIT_STRING",
         "runai_model_streamer.distributed_streamer": "DistributedStreamer",
         "runai_model_streamer.distributed_streamer.distributed_streamer": "DistributedStreamer",
-        "runai_model_streamer.s3_utils.s3_utils": "S3Credentials is_s3_path is_gs_path is_azure_path s3_glob s3_pull_files "
-        "gcs_glob gcs_pull_files azure_glob azure_pull_files filter_allow filter_ignore removeprefix "
+        "runai_model_streamer.s3_utils.s3_utils": "S3Credentials is_s3_path is_gs_path is_azure_path s3_glob "
+        "s3_pull_files gcs_glob gcs_pull_files azure_glob azure_pull_files filter_allow filter_ignore removeprefix "
         "get_s3_credentials_module get_s3_files_module get_gcs_files_module get_azure_files_module",
         "runai_model_streamer_s3.credentials.credentials": "S3Credentials get_credentials",
         "runai_model_streamer_s3.files.files": "glob pull_files",

@@ -8,6 +8,8 @@ import sys
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import slipstream
 from slipstream import Options, UsageError
@@ -133,9 +135,7 @@ def test_slipstream_knows_every_storage_option(monkeypatch: pytest.MonkeyPatch, 
 
 def test_a_concurrency_of_one_is_obeyed(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the variable says is what the load does."""
-    import torch
     from runai_model_streamer.safetensors_streamer.loads import Load
-    from safetensors.torch import save_file
 
     save_file({f"t{n}": torch.zeros(200_000) for n in range(20)}, tmp_path / "a.safetensors")
     monkeypatch.setenv("RUNAI_STREAMER_CONCURRENCY", "1")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Generator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias
 from urllib.parse import urlsplit
 
 import torch
@@ -70,6 +70,9 @@ class MockSafetensorsStreamer:
         return self.original_streamer.get_tensors()
 
 
+_MockStreamer: TypeAlias = MockSafetensorsStreamer  # in the class below its name stands for an attribute
+
+
 class StreamerPatcher:
     """Stands in for listings, pulls and streamers: `s3://any-bucket/key` is the file `key` in a directory.
 
@@ -123,6 +126,6 @@ class StreamerPatcher:
         if os.path.isdir(source):
             slipstream.pull(source, dst, allow=allow_pattern or None, ignore=ignore_pattern or None)
 
-    def create_mock_streamer(self, *args: object, **kwargs: object) -> MockSafetensorsStreamer:
+    def create_mock_streamer(self, *args: object, **kwargs: object) -> _MockStreamer:
         """In the place of `SafetensorsStreamer`."""
         return MockSafetensorsStreamer(self)
