@@ -143,8 +143,9 @@ def test_every_module_that_others_import_is_there() -> None:
         "list_safetensors pull_files",
         "runai_model_streamer.safetensors_streamer.safetensors_streamer": "SafetensorsStreamer ObjectStorageModel "
         "list_safetensors pull_files SAFETENSORS_PATTERN",
-        "runai_model_streamer.safetensors_streamer.safetensors_pytorch": "SafetensorsMetadata SafetensorMetadata Offsets "
-        "prepare_request create_torch_tensor requires_alignment_copy safetensors_to_torch_dtype element_size_of",
+        "runai_model_streamer.safetensors_streamer.safetensors_pytorch": "SafetensorsMetadata SafetensorMetadata "
+        "Offsets prepare_request create_torch_tensor requires_alignment_copy safetensors_to_torch_dtype "
+        "element_size_of",
         "runai_model_streamer.safetensors_streamer.streamer_mock": "StreamerPatcher",
         "runai_model_streamer.file_streamer": "FileStreamer FileChunks",
         "runai_model_streamer.file_streamer.file_streamer": "FileStreamer RunaiStreamerInvalidInputException "

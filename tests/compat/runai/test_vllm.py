@@ -19,7 +19,7 @@ from slipstream.bench.vllm.side_files import make_tokenizer
 from slipstream.testing.seaweedfs import SeaweedFS
 from tests.compat.runai.drop_in import DROP_IN, NAMES, ROOT, store_variables
 
-PROGRAM = Path(__file__).with_name("vllm_program.py")
+PROGRAM = ROOT / "tests" / "integrations" / "vllm_program.py"
 ENVIRONMENT = Path(os.environ.get("TEST_VLLM_ENV", ROOT / ".venv" / "vllm"))
 PYTHON = ENVIRONMENT / "bin" / "python"
 BUCKET = "drop-in-vllm"
@@ -36,7 +36,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def overlay(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder before vLLM's site-packages: the drop-in, and of slipstream and what it requires what lacks there."""
+    """A folder before vLLM's site-packages: the drop-in, slipstream, and what it requires if that lacks there."""
     folder = tmp_path_factory.mktemp("overlay")
     for name in NAMES:
         (folder / name).symlink_to(DROP_IN / name)
@@ -45,7 +45,7 @@ def overlay(tmp_path_factory: pytest.TempPathFactory) -> Path:
         found = find_spec(name)
         assert found is not None
         assert found.origin is not None
-        if not (packages / name).exists():
+        if name == "slipstream" or not (packages / name).exists():
             (folder / name).symlink_to(Path(found.origin).parent)
     return folder
 
@@ -57,31 +57,34 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "llama"
+def models(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Path:
+    """A Llama, one with tied embeddings, and a mixture of experts, each in several shards."""
+    folder = tmp_path_factory.mktemp("models")
     subprocess.run([str(PYTHON), str(PROGRAM), "make", str(folder)], env=variables(home), check=True)
-    for name, content in make_tokenizer(json.loads((folder / "config.json").read_text())).items():
-        (folder / name).write_text(json.dumps(content))
-    assert len([*folder.glob("*.safetensors")]) > 1
+    for model in folder.iterdir():
+        for name, content in make_tokenizer(json.loads((model / "config.json").read_text())).items():
+            (model / name).write_text(json.dumps(content))
+        assert len([*model.glob("*.safetensors")]) > 1
     return folder
 
 
 @pytest.fixture(scope="module")
-def expected(llama: Path, home: Path) -> list[list[int]]:
-    """The tokens under vLLM's own loader."""
-    answer, _ = load({"model": str(llama), "load_format": "auto"}, variables(home))
-    found: list[list[int]] = answer["tokens"]
-    assert len({tuple(each) for each in found}) == len(found)
+def expected(models: Path, home: Path) -> dict[str, list[list[int]]]:
+    """The tokens of each model under vLLM's own loader, which differ from model to model."""
+    found = {
+        model.name: load({"model": str(model), "load_format": "auto"}, variables(home))[0] for model in models.iterdir()
+    }
+    assert len({json.dumps(tokens) for tokens in found.values()}) == len(found) == 3
     return found
 
 
 @pytest.fixture(scope="module")
-def uri(seaweedfs: SeaweedFS, llama: Path) -> str:
-    """The model in a store."""
+def uri(seaweedfs: SeaweedFS, models: Path) -> str:
+    """All models in a store."""
     seaweedfs.create_bucket(BUCKET)
-    for path in llama.iterdir():
-        seaweedfs.upload(path, BUCKET, f"llama/{path.name}")
-    return f"s3://{BUCKET}/llama"
+    for path in models.glob("*/*"):
+        seaweedfs.upload(path, BUCKET, f"{path.parent.name}/{path.name}")
+    return f"s3://{BUCKET}"
 
 
 def variables(home: Path, overlay: Path | None = None, store: SeaweedFS | None = None) -> dict[str, str]:
@@ -100,8 +103,8 @@ def variables(home: Path, overlay: Path | None = None, store: SeaweedFS | None =
     return found if store is None else found | store_variables(store.storage_options)
 
 
-def load(settings: Mapping[str, Any], environment: Mapping[str, str]) -> tuple[dict[str, Any], str]:
-    """Loads in a process of its own: what it answers, and its log."""
+def load(settings: Mapping[str, Any], environment: Mapping[str, str]) -> tuple[list[list[int]], str]:
+    """Loads in a process of its own: the tokens, and the log."""
     ran = subprocess.run(
         [str(PYTHON), "-P", str(PROGRAM), "tokens", json.dumps(settings)],
         env=environment,
@@ -111,33 +114,38 @@ def load(settings: Mapping[str, Any], environment: Mapping[str, str]) -> tuple[d
     )
     log = ran.stdout + ran.stderr
     assert ran.returncode == 0, log[-4000:]
-    (line,) = [line for line in ran.stdout.splitlines() if line.startswith("ANSWER ")]
-    answer: dict[str, Any] = json.loads(line.removeprefix("ANSWER "))
-    return answer, log
+    (line,) = [line for line in ran.stdout.splitlines() if line.startswith("TOKENS ")]
+    tokens: list[list[int]] = json.loads(line.removeprefix("TOKENS "))
+    return tokens, log
 
 
-def test_from_disk(llama: Path, home: Path, overlay: Path, expected: list[list[int]]) -> None:
+@pytest.mark.parametrize("name", ["llama", "moe"])
+def test_from_disk(name: str, models: Path, home: Path, overlay: Path, expected: dict[str, list[list[int]]]) -> None:
     """The tokens are those of the default loader, and it was slipstream that loaded."""
-    answer, log = load({"model": str(llama), "load_format": "runai_streamer"}, variables(home, overlay))
-    assert Path(answer["module"]).is_relative_to(overlay)
-    assert answer["tokens"] == expected
+    tokens, log = load({"model": str(models / name), "load_format": "runai_streamer"}, variables(home, overlay))
+    assert tokens == expected[name]
     assert LOGGED in log
 
 
-def test_settings_of_vllm_reach_it(llama: Path, home: Path, overlay: Path, expected: list[list[int]]) -> None:
+def test_settings_of_vllm_reach_it(
+    models: Path, home: Path, overlay: Path, expected: dict[str, list[list[int]]]
+) -> None:
     """A limit for one tensor, one read at a time, and ranks that would share."""
     extra = {"concurrency": 1, "memory_limit": 0, "distributed": True}
-    settings = {"model": str(llama), "load_format": "runai_streamer", "model_loader_extra_config": extra}
-    answer, log = load(settings, variables(home, overlay))
-    assert answer["tokens"] == expected
+    settings = {"model": str(models / "llama"), "load_format": "runai_streamer", "model_loader_extra_config": extra}
+    tokens, log = load(settings, variables(home, overlay))
+    assert tokens == expected["llama"]
     assert LOGGED in log
 
 
-def test_from_s3(uri: str, seaweedfs: SeaweedFS, home: Path, overlay: Path, expected: list[list[int]]) -> None:
+@pytest.mark.parametrize("name", ["llama", "tied"])
+def test_from_s3(
+    name: str, uri: str, seaweedfs: SeaweedFS, home: Path, overlay: Path, expected: dict[str, list[list[int]]]
+) -> None:
     """Config, tokenizer and weights from the store, with no weights on this machine's disk."""
-    answer, log = load({"model": uri, "load_format": "runai_streamer"}, variables(home, overlay, seaweedfs))
-    assert Path(answer["module"]).is_relative_to(overlay)
-    assert answer["tokens"] == expected
+    settings = {"model": f"{uri}/{name}", "load_format": "runai_streamer"}
+    tokens, log = load(settings, variables(home, overlay, seaweedfs))
+    assert tokens == expected[name]
     assert LOGGED in log
     assert not [*home.rglob("*.safetensors")]
     assert seaweedfs.secret_access_key not in log
@@ -148,7 +156,7 @@ def server(uri: str, seaweedfs: SeaweedFS, home: Path, overlay: Path) -> Iterato
     """`vllm serve s3://... --load-format runai_streamer`; its URL once it is up, and its log."""
     with socket.create_server(("127.0.0.1", 0)) as found:
         port = found.getsockname()[1]
-    command = [str(PYTHON), "-P", "-m", "vllm.entrypoints.openai.api_server", "--model", uri]
+    command = [str(PYTHON), "-P", "-m", "vllm.entrypoints.openai.api_server", "--model", f"{uri}/llama"]
     command += ["--load-format", "runai_streamer", "--port", str(port), "--host", "127.0.0.1", "--enforce-eager"]
     command += ["--dtype", "bfloat16", "--max-model-len", "64", "--max-num-seqs", "4", "--served-model-name", "tiny"]
     environment = variables(home, overlay, seaweedfs)
@@ -179,7 +187,7 @@ def _is_healthy(url: str, process: subprocess.Popen[bytes], log: Path) -> bool:
         return False
 
 
-def test_a_server(server: tuple[str, Path], expected: list[list[int]]) -> None:
+def test_a_server(server: tuple[str, Path], expected: dict[str, list[list[int]]]) -> None:
     """Over HTTP, with the engine in another process than the one that read the arguments."""
     url, log = server
     wanted = {"model": "tiny", "prompt": [1, 2, 3, 4, 5], "max_tokens": 12, "temperature": 0, "ignore_eos": True}
@@ -189,5 +197,5 @@ def test_a_server(server: tuple[str, Path], expected: list[list[int]]) -> None:
     )
     with urllib.request.urlopen(request, timeout=60) as answer:
         (choice,) = json.load(answer)["choices"]
-    assert choice["token_ids"] == expected[0]
+    assert choice["token_ids"] == expected["llama"][0]
     assert LOGGED in log.read_text()
