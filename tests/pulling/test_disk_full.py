@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import resource
 import subprocess
 from collections.abc import Iterator
@@ -95,3 +96,24 @@ def test_files_larger_than_allowed(tmp_path: Path) -> None:
     slipstream.pull(tmp_path / "m", tmp_path / "to", options=SMALL_CHUNKS, progress=reports.append)
     assert read_tree(tmp_path / "to") == contents
     assert reports[-1].bytes_total < SIZES["c.bin"] - 1_000_000
+
+
+def test_a_disk_that_fails_behind_the_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What only shows when a file is brought to the disk is an error too, and no file appears that is not on it."""
+    contents = write_files(tmp_path / "m", SIZES)
+    fsync = os.fsync
+
+    def fail(descriptor: int) -> None:
+        if os.fstat(descriptor).st_size == SIZES["b.bin"]:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(slipstream.WriteError, match=r"the disk failed \(EIO\); look at the kernel log") as caught:
+            slipstream.pull(tmp_path / "m", tmp_path / "to", options=SMALL_CHUNKS)
+    assert caught.value.errno == errno.EIO
+    assert "b.bin" not in read_tree(tmp_path / "to")
+    slipstream.pull(tmp_path / "m", tmp_path / "to", options=SMALL_CHUNKS)
+    assert read_tree(tmp_path / "to") == contents
+    assert own_names(tmp_path / "to") == ["lock", "pull.jsonl"]
