@@ -88,9 +88,10 @@ def load(
     progress: bool | Callable[[Progress], object] = False,
 ) -> dict[str, Tensor]:
     """Loads a checkpoint as a whole: name -> tensor. Arguments, ownership and errors as in `stream`."""
-    sources = Sources(storage_options, options)
+    options = options or Options()
+    sources, check = Sources(storage_options, options), partial(_check_fits, options)
     with begin_stream(
-        partial(_describe, uri), sources, device, framework, names, options, progress, keeps=True, check=_check_fits
+        partial(_describe, uri), sources, device, framework, names, options, progress, keeps=True, check=check
     ) as tensors:
         return dict(tensors)
 
@@ -256,8 +257,8 @@ def begin_stream(
         raise
 
 
-def _check_fits(reads: ReadPlan) -> None:
-    if reads.memory_limit is not None and reads.nbytes > reads.memory_limit:
+def _check_fits(options: Options, reads: ReadPlan) -> None:
+    if options.count_held and reads.memory_limit is not None and reads.nbytes > reads.memory_limit:
         raise MemoryLimitError(
             f"load() keeps every tensor, {reads.nbytes:,} bytes, and memory_limit is {reads.memory_limit:,}: "
             "use stream() and drop each tensor, select with names=, or raise the limit"

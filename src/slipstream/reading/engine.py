@@ -47,7 +47,8 @@ class Engine:
         """
         self._plan = plan
         self._sources = sources
-        self.schedule = Schedule(plan, options.memory_wait_s, hedge=options.hedge and sources.network_used)
+        hedge = options.hedge and sources.network_used
+        self.schedule = Schedule(plan, options.memory_wait_s, hedge=hedge, count_held=options.count_held)
         self._maps_too_many = len(plan.ops) > _MOST_MAPPINGS
         self._lock = threading.Lock()  # guards the fields below; never held during I/O or with another lock
         self._readers: dict[int, BlobReader] = {}

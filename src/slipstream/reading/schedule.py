@@ -87,14 +87,14 @@ class Read:
 class Schedule:
     """The state of one load. Thread-safe; see the module's text."""
 
-    def __init__(self, plan: ReadPlan, memory_wait_s: float, *, hedge: bool = False) -> None:
+    def __init__(self, plan: ReadPlan, memory_wait_s: float, *, hedge: bool = False, count_held: bool = True) -> None:
         self._plan = plan
         self._memory_wait_s = memory_wait_s
         self._hedge = hedge
         lock = RLock()
         self._memory = Condition(lock)  # workers wait here for a lease, or for a straggler
         self._whole_or_over = Condition(lock)  # the caller waits here
-        self.ledger = Ledger(self._memory, plan.memory_limit)
+        self.ledger = Ledger(self._memory, plan.memory_limit, count_held=count_held)
         tunes = plan.most_concurrency > plan.concurrency
         self._tuner = (
             ConcurrencyTuner(plan.concurrency, plan.most_concurrency, monotonic(), idle_share_s) if tunes else None
@@ -231,7 +231,9 @@ class Schedule:
                     if self._whole:
                         self._undelivered -= 1
                         self._stuck_since = None
-                        return self._whole.popleft()
+                        target = self._whole.popleft()
+                        self.ledger.hand_over(target.op.lease_bytes)
+                        return target
                     now = monotonic()
                     if deadline is not None and now >= deadline:
                         return None
