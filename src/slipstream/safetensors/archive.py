@@ -56,7 +56,7 @@ class Archive:
         with as_safetensors_raises():
             plan = slipstream.plan(uri, options=replace(options, memory_limit=None), storage_options=storage_options)
         self.checkpoint: Checkpoint = plan.checkpoint
-        self.keys = tuple(info.name for info in self.checkpoint.tensors)
+        self.keys = tuple(sorted(info.name for info in self.checkpoint.tensors))
         self._addresses = [_find_address(uri, blob) for blob in self.checkpoint.blobs]
         self._files = [
             _map_file(blob) if choice is not None and choice.strategy is Strategy.MAPPED else None

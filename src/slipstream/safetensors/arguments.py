@@ -31,7 +31,7 @@ _FRAMEWORKS: Mapping[str, FrameworkName] = {
     "numpy": "numpy",
 }
 _FRAMEWORKS_OF_OTHERS = ("tf", "tensorflow", "jax", "flax", "mlx", "paddle")
-_DEVICE = re.compile(r"(cpu|cuda|mps|npu|xpu|xla|mlu|hpu)(:\d+)?")
+_DEVICE = re.compile(r"(cpu|cuda|mps|musa|npu|xpu|xla|mlu|hpu)(:\d+)?")
 
 
 def read_filename(filename: str | os.PathLike[str]) -> str:
