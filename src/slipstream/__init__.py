@@ -22,11 +22,15 @@ from slipstream.errors import (
     StreamClosedError,
     TensorNotFoundError,
     UsageError,
+    WriteError,
 )
 from slipstream.options import Options
-from slipstream.streaming import inspect, load, load_into, plan, stream
+from slipstream.pulling.listing import list_files, read_file
+from slipstream.pulling.pull import pull
+from slipstream.ranges import RangeStream
+from slipstream.streaming import inspect, load, load_into, plan, stream, stream_ranges
 from slipstream.tensor_stream import TensorStream
-from slipstream.types import Blob, Checkpoint, Dtype, LoadStats, Progress, ReadPlan, TensorInfo
+from slipstream.types import Blob, ByteRange, Checkpoint, Dtype, LoadStats, Progress, ReadPlan, TensorInfo
 
 __version__ = "0.1.0"
 
@@ -35,6 +39,7 @@ __all__ = [
     "Blob",
     "BlobChangedError",
     "BlobNotFoundError",
+    "ByteRange",
     "Checkpoint",
     "Dtype",
     "FormatError",
@@ -44,6 +49,7 @@ __all__ = [
     "ModuleMismatchError",
     "Options",
     "Progress",
+    "RangeStream",
     "ReadError",
     "ReadPlan",
     "ShardIndexError",
@@ -53,9 +59,14 @@ __all__ = [
     "TensorNotFoundError",
     "TensorStream",
     "UsageError",
+    "WriteError",
     "inspect",
+    "list_files",
     "load",
     "load_into",
     "plan",
+    "pull",
+    "read_file",
     "stream",
+    "stream_ranges",
 ]

@@ -18,6 +18,10 @@ from slipstream.types import FILE_STRATEGIES, Strategy
 _PREFIX = "SLIPSTREAM_"
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
+PULL_MEMORY_BYTES = 512 << 20
+"""What a pull takes as its `memory_limit` where none is given: ranges wait in memory while the disk is slower than the
+network. Unmeasured: 64 reads of 8 MiB."""
+
 _SWITCHES = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 

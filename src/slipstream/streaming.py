@@ -2,13 +2,15 @@
 
     locate  ->  describe  ->  plan  ->  read  ->  deliver
 
-This is the only place that wires the stages together.
+This is the only place that wires the stages together. Plain ranges go the same way (ranges.py), and so do the files of
+a pull (pulling/).
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from slipstream.delivery.base import choose_framework
@@ -19,10 +21,11 @@ from slipstream.options import Options
 from slipstream.planning.build import plan_reads
 from slipstream.planning.select import Names, select_tensors
 from slipstream.progress import find_report
+from slipstream.ranges import RangeStream, describe_ranges
 from slipstream.sources.locate import Uri, locate_checkpoint
 from slipstream.sources.registry import Sources, StorageOptionsGiven
 from slipstream.tensor_stream import TensorStream
-from slipstream.types import Checkpoint, LoadStats, Progress, ReadPlan
+from slipstream.types import ByteRange, Checkpoint, LoadStats, Progress, ReadPlan
 
 if TYPE_CHECKING:
     import torch
@@ -70,7 +73,8 @@ def stream(
         MemoryLimitError, MissingDependencyError: before any tensor is read.
         ReadError and others: while iterating; see TensorStream.
     """
-    return _begin(uri, device, framework, names, options, storage_options, progress)
+    sources = Sources(storage_options, options)
+    return begin_stream(partial(_describe, uri), sources, device, framework, names, options, progress)
 
 
 def load(
@@ -84,10 +88,45 @@ def load(
     progress: bool | Callable[[Progress], object] = False,
 ) -> dict[str, Tensor]:
     """Loads a checkpoint as a whole: name -> tensor. Arguments, ownership and errors as in `stream`."""
-    with _begin(
-        uri, device, framework, names, options, storage_options, progress, keeps=True, check=_check_fits
+    sources = Sources(storage_options, options)
+    with begin_stream(
+        partial(_describe, uri), sources, device, framework, names, options, progress, keeps=True, check=_check_fits
     ) as tensors:
         return dict(tensors)
+
+
+def stream_ranges(
+    ranges: Sequence[ByteRange],
+    *,
+    device: Device = "cpu",
+    framework: FrameworkName | None = None,
+    options: Options | None = None,
+    storage_options: StorageOptionsGiven | None = None,
+    progress: bool | Callable[[Progress], object] = False,
+) -> RangeStream:
+    """Streams plain ranges of blobs, whatever is in them: hands each out the moment its last byte is there.
+
+        with slipstream.stream_ranges([ByteRange("s3://models/a.bin", 0, 4096), ...]) as ranges:
+            for position, data in ranges:
+                ...
+
+    Args:
+        ranges: of files, objects and URLs, mixed. They may overlap, repeat and be empty.
+        device, framework, options, storage_options: as in `stream`.
+        progress: as in `stream`; its tensors are ranges.
+
+    Returns:
+        A RangeStream of (position in `ranges`, bytes). Its text says who owns the bytes, and until when.
+
+    Raises:
+        UsageError: a range that is none, or reaches beyond its blob. Before any is read, as the others.
+        BlobNotFoundError, AccessDeniedError, MemoryLimitError, MissingDependencyError: as `stream`.
+        ReadError and others: while iterating; see TensorStream.
+    """
+    options = options or Options()
+    describe = partial(describe_ranges, ranges, options.memory_limit)
+    sources = Sources(storage_options, options)
+    return RangeStream(begin_stream(describe, sources, device, framework, None, options, progress))
 
 
 def load_into(
@@ -119,8 +158,16 @@ def load_into(
     from slipstream.delivery.module import ModuleFiller
 
     filler = ModuleFiller(module, strict=strict)
-    begun = _begin(
-        uri, device, "torch", names, options, storage_options, progress, keeps=filler.keeps, check=filler.check
+    begun = begin_stream(
+        partial(_describe, uri),
+        Sources(storage_options, options),
+        device,
+        "torch",
+        names,
+        options,
+        progress,
+        keeps=filler.keeps,
+        check=filler.check,
     )
     with begun as tensors:
         for name, tensor in tensors:
@@ -161,7 +208,7 @@ def plan(
         As `inspect`; and TensorNotFoundError, MemoryLimitError.
     """
     with Sources(storage_options, options) as sources:
-        return _plan(uri, device, names, options or Options(), sources)
+        return _plan(_describe(uri, sources), device, names, options or Options(), sources)
 
 
 def _describe(uri: Uri | Sequence[Uri], sources: Sources) -> Checkpoint:
@@ -169,9 +216,8 @@ def _describe(uri: Uri | Sequence[Uri], sources: Sources) -> Checkpoint:
 
 
 def _plan(
-    uri: Uri | Sequence[Uri], device: Device, names: Names | None, options: Options, sources: Sources
+    checkpoint: Checkpoint, device: Device, names: Names | None, options: Options, sources: Sources
 ) -> ReadPlan:
-    checkpoint = _describe(uri, sources)
     selected = select_tensors(checkpoint, names)
     used = {tensor.blob for tensor in selected}
     facts = [
@@ -181,27 +227,29 @@ def _plan(
     return plan_reads(checkpoint, selected, facts, options, find_target(device))
 
 
-def _begin(
-    uri: Uri | Sequence[Uri],
+def begin_stream(
+    describe: Callable[[Sources], Checkpoint],
+    sources: Sources,
     device: Device,
     framework: FrameworkName | None,
     names: Names | None,
     options: Options | None,
-    storage_options: StorageOptionsGiven | None,
     progress: bool | Callable[[Progress], object],
     *,
     keeps: bool = False,
     check: Callable[[ReadPlan], object] = lambda reads: None,
 ) -> TensorStream:
-    """Plans a load and, if `check` does not object to the plan, begins to read. `keeps`: what is loaded is kept."""
+    """Plans a load of what `describe` finds and, if `check` does not object to the plan, begins to read.
+
+    Takes the sources over, and closes them in the end. `keeps`: what is loaded is kept.
+    """
     started = time.perf_counter(), time.process_time()
-    options = options or Options()
-    require_host(device)
-    delivered_as = choose_framework(framework)
-    report = find_report(progress)
-    sources = Sources(storage_options, options)
     try:
-        reads = _plan(uri, device, names, options, sources)
+        options = options or Options()
+        require_host(device)
+        delivered_as = choose_framework(framework)
+        report = find_report(progress)
+        reads = _plan(describe(sources), device, names, options, sources)
         check(reads)
         populate = keeps if options.populate == "auto" else options.populate
         return TensorStream(reads, delivered_as, options, sources, populate=populate, report=report, started=started)

@@ -26,12 +26,17 @@ def locate_checkpoint(uri: Uri | Sequence[Uri], sources: Sources) -> tuple[Listi
         raise UsageError("no URI was given: the list is empty")
     return tuple(
         map_concurrently(
-            lambda text: sources.find(text).list_blobs(text), [*dict.fromkeys(map(_as_text, uris))], sources.close
+            lambda text: sources.find(text).list_blobs(text), [*dict.fromkeys(map(as_text, uris))], sources.close
         )
     )
 
 
-def _as_text(uri: object) -> str:
+def as_text(uri: object) -> str:
+    """What one URI of a call says.
+
+    Raises:
+        UsageError: it is neither text nor a path.
+    """
     text = os.fspath(uri) if isinstance(uri, str | os.PathLike) else None
     if not isinstance(text, str) or not text or "\0" in text:
         raise UsageError(f"{uri!r} is not a URI: give a path, a directory, a glob, a URL, or a list of these")
