@@ -22,6 +22,8 @@ from tests.streaming.random_checkpoints import make_content
 
 SHAPES: list[tuple[int, ...]] = [(), (1,), (7,), (0,), (4, 5), (3, 0), (2, 3, 4), (1, 6, 1), (2, 2, 2, 3)]
 DTYPES = [Dtype.F32, Dtype.BF16, Dtype.I64, Dtype.U8, Dtype.BOOL, Dtype.F8_E4M3, Dtype.C64]
+NUMPY_DTYPES = [dtype for dtype in DTYPES if not dtype.startswith("F8")]  # the reference has no such arrays
+NUMPY_SHAPES = [shape for shape in SHAPES if 0 not in shape]  # see test_dimensions_of_nothing_can_be_sliced_for_numpy
 RELAXED = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -60,8 +62,8 @@ def numpy_indices() -> st.SearchStrategy[Any]:
     """All that the reference's own grammar has, right and wrong."""
     entry = st.one_of(
         st.integers(-8, 8),
-        st.builds(slice, _bounds(), _bounds()),
-        st.sampled_from([None, Ellipsis, 1.5, "text"]),
+        st.builds(slice, _bounds(), _bounds(), st.sampled_from([None, 1, 2, 3, -1, 0, 1.5])),
+        st.sampled_from([None, Ellipsis, True, False, 1.5, "text"]),
         st.integers(-2, 2).map(numpy.int64),
     )
     lists = st.lists(st.integers(0, 2), max_size=2)
@@ -97,38 +99,33 @@ def test_slices_for_pytorch_are_those_of_the_reference(
 
 
 @pytest.mark.parametrize("backend", ["mmap", "pread"])
-@given(dtype=st.sampled_from(DTYPES), shape=st.sampled_from(SHAPES), index=numpy_indices())
+@given(dtype=st.sampled_from(NUMPY_DTYPES), shape=st.sampled_from(NUMPY_SHAPES), index=numpy_indices())
 @RELAXED
 def test_slices_for_numpy_are_those_of_the_reference(
     path: Path, backend: str, dtype: Dtype, shape: tuple[int, ...], index: Any
 ) -> None:
-    """Any index takes what the reference takes, and is refused as it refuses it; but for what it overlooks."""
-    if dtype is Dtype.F8_E4M3:
-        return  # the reference has no such arrays
-    if len(index if isinstance(index, tuple) else (index,)) > len(shape):
-        return  # the reference overlooks what is too much: see below
+    """Any index takes what the reference takes, and is refused as it refuses it."""
     name = f"{dtype} {shape}"
     with safetensors.safe_open(path, "np") as reference, safe_open(path, "np", backend=backend) as opened:
         expected, found = outcome(reference, name, index), outcome(opened, name, index)
-        assert agree(found, expected), (found, expected)
+        if isinstance(expected, SystemError):  # it trips over bounds in the wrong order
+            assert isinstance(found, SafetensorError)
+        else:
+            assert agree(found, expected), (found, expected)
 
 
 @pytest.mark.parametrize("backend", ["mmap", "pread"])
-def test_steps_for_numpy_are_taken(path: Path, backend: str) -> None:
-    """The step of a slice counts, though the reference overlooks it; one that is not above 0 is refused."""
+def test_dimensions_of_nothing_can_be_sliced_for_numpy(path: Path, backend: str) -> None:
+    """What is taken of a dimension of size 0 is empty; the reference refuses any index to it, even all of it."""
+    with safetensors.safe_open(path, "np") as reference, pytest.raises(SafetensorError, match="out of bounds"):
+        reference.get_slice("F32 (3, 0)")[...]
     with safe_open(path, "np", backend=backend) as opened:
-        whole = opened.get_tensor("F32 (4, 5)")
-        part = opened.get_slice("F32 (4, 5)")
-        assert same(part[::2, 1:5:3], numpy.ascontiguousarray(whole[::2, 1:5:3]))  # type: ignore[call-overload]
-        for step in (0, -1):
-            with pytest.raises(SafetensorError, match="above 0"):
-                part[::step]
-
-
-def test_too_many_entries_for_numpy_are_refused(path: Path) -> None:
-    """An index of more entries than there are dimensions is an error, though the reference overlooks the last ones."""
-    with safe_open(path, "np") as opened, pytest.raises(SafetensorError, match="2 entries for the 1 dimensions"):
-        opened.get_slice("F32 (7,)")[1, 1]
+        part = opened.get_slice("F32 (3, 0)")
+        assert part[...].shape == (3, 0)
+        assert part[1:, :].shape == (2, 0)
+        assert part[0].shape == (0,)
+        with pytest.raises(SafetensorError):
+            part[:, 0]
 
 
 @pytest.mark.parametrize("backend", ["mmap", "pread"])

@@ -65,27 +65,37 @@ class Strips(NamedTuple):
 
 
 def read_index(index: object, shape: Sequence[int]) -> tuple[int | slice, ...]:
-    """An index by the grammar of the reference for everything but PyTorch: integers and slices, one per dimension.
+    """An index by the grammar of the reference for everything but PyTorch: integers, slices, and one Ellipsis.
 
-    Negative integers count from the end; bounds of slices do not, and may not lie outside. A step above 1 is taken,
-    which the reference overlooks.
+    Negative integers count from the end; bounds of slices do not, and may not lie outside.
 
     Returns:
-        As many entries as were given, with integers from 0 on and slices with all three numbers.
+        An entry for each dimension, or fewer: integers from 0 on, and slices with all three numbers.
 
     Raises:
-        SliceError: outside the shape, or more entries than it has dimensions; a list.
+        SliceError: outside the shape, more entries than it has dimensions, or no entry of that grammar.
         OverflowError: a negative bound.
-        TypeError: None, Ellipsis, or anything else that is neither an integer nor a slice.
+        TypeError: a bound that is no integer.
     """
     if isinstance(index, list):
         if index:
             raise SliceError("Non empty lists are not implemented: give integers and slices")
         index = slice(0, 0)
-    entries = index if isinstance(index, tuple) else (index,)
+    entries = _expand(index if isinstance(index, tuple) else (index,), len(shape))
     if len(entries) > len(shape):
         raise SliceError(f"an index of {len(entries)} entries for the {len(shape)} dimensions of {list(shape)}")
     return tuple(_read_entry(entry, position, shape) for position, entry in enumerate(entries))
+
+
+def _expand(entries: tuple[object, ...], dimensions: int) -> tuple[object, ...]:
+    """The entries with whole slices in place of the Ellipsis."""
+    places = [position for position, entry in enumerate(entries) if entry is Ellipsis]
+    if not places:
+        return entries
+    if len(places) > 1:
+        raise SliceError("Only one ellipsis (...) is allowed in an index")
+    left_out = max(dimensions - len(entries) + 1, 0)
+    return (*entries[: places[0]], *[slice(None)] * left_out, *entries[places[0] + 1 :])
 
 
 def _read_entry(entry: object, position: int, shape: Sequence[int]) -> int | slice:
@@ -95,7 +105,7 @@ def _read_entry(entry: object, position: int, shape: Sequence[int]) -> int | sli
     try:
         number = operator.index(entry)  # type: ignore[arg-type]  # that is what is to be found out
     except TypeError:
-        raise TypeError(f"an index is an integer or a slice, not {entry!r}") from None
+        raise SliceError(f"{entry!r} at position {position} of an index: it is a slice, an integer or ...") from None
     place = number + size if number < 0 else number
     if not 0 <= place < size:
         raise SliceError(f"Invalid index {number} for dimension {position} of size {size}")
@@ -110,8 +120,8 @@ def _read_slice(entry: slice, position: int, shape: Sequence[int]) -> slice:
     if start < 0 or stop < 0:
         raise OverflowError(f"a bound of {entry} is negative: count from the beginning of the dimension")
     if step < 1:
-        raise SliceError(f"the step of {entry} is not above 0")
-    if start > stop or stop > size:
+        raise SliceError(f"the step of {entry} must be a positive integer")
+    if start > stop or stop > size or (start == size and size):
         raise SliceError(f"{entry} is outside dimension {position} of the shape {list(shape)}")
     return slice(start, stop, step)
 
