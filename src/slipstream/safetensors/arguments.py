@@ -79,7 +79,7 @@ def read_device(device: Device, framework: FrameworkName) -> str | int:
     name = "cpu" if device is None else str(device)
     is_number = isinstance(device, int) and not isinstance(device, bool) and device >= 0
     if not is_number and not (_DEVICE.fullmatch(name) and _is_device(device)):
-        raise ArgumentError(f"device {device!r} is invalid; write for example \"cpu\" or \"cuda:0\"")
+        raise ArgumentError(f'device {device!r} is invalid; write for example "cpu" or "cuda:0"')
     if is_number or not name.startswith("cpu"):
         if framework != "torch":
             raise ArgumentError(f"device {name} is not for NumPy arrays, which lie in host memory: leave it out")

@@ -10,7 +10,7 @@ import math
 import mmap
 import numbers
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 import numpy
 
@@ -51,7 +51,12 @@ _NAMES: Mapping[Dtype, tuple[str, str]] = {
     Dtype.I64: ("int64", "int64"),
     Dtype.U64: ("uint64", "uint64"),
 }
-_CARRIERS = {1: numpy.dtype("u1"), 2: numpy.dtype("<i2"), 4: numpy.dtype("<i4"), 8: numpy.dtype("<i8")}
+_CARRIERS: Mapping[int, numpy.dtype[Any]] = {
+    1: numpy.dtype("u1"),
+    2: numpy.dtype("<i2"),
+    4: numpy.dtype("<i4"),
+    8: numpy.dtype("<i8"),
+}
 _MOST_NUMPY_DIMENSIONS = 32
 
 
@@ -132,13 +137,13 @@ class TorchArrays:
         shape = stored_shape(info)
         if not is_basic(index) or len(shape) > _MOST_NUMPY_DIMENSIONS:
             return None
-        view = self._torch.empty(shape, dtype=self._torch.uint8, device="meta")[index]
+        view = self._torch.empty(shape, dtype=self._torch.uint8, device="meta")[cast("Any", index)]
         return Selection(tuple(view.shape), tuple(view.stride()), int(view.storage_offset()))
 
     def index(self, tensor: Tensor, index: object) -> torch.Tensor:
         """See Arrays."""
         assert isinstance(tensor, self._torch.Tensor)
-        return tensor[index]  # type: ignore[index]  # whatever it is, PyTorch judges it
+        return tensor[cast("Any", index)]  # whatever it is, PyTorch judges it
 
     def _dtype(self, info: TensorInfo) -> torch.dtype:
         name = _NAMES[info.dtype][0]
@@ -210,4 +215,5 @@ def _numpy_dtype(info: TensorInfo) -> numpy.dtype[Any]:
         return numpy.dtype(name)
     import ml_dtypes  # here, because most files do without
 
-    return numpy.dtype(getattr(ml_dtypes, name))
+    dtype: numpy.dtype[Any] = numpy.dtype(getattr(ml_dtypes, name))
+    return dtype

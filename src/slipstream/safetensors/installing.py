@@ -3,12 +3,12 @@
     with slipstream.safetensors.install():
         model = AutoModel.from_pretrained("model/")
 
-One object is replaced: the class `safe_open`, by a stand-in, in every module that has it as a global under whatever name:
-in safetensors itself, whose `load_file` and `load_model` open files with it, and in everything that has imported
-it. What is imported meanwhile takes the stand-in from safetensors, and is found when all is undone.
+One object is replaced: the class `safe_open`, by a stand-in, in every module that has it as a global under whatever
+name: in safetensors itself, whose `load_file` and `load_model` open files with it, and in everything that has
+imported it. What is imported meanwhile takes the stand-in from safetensors, and is found when all is undone.
 
-The stand-in looks each time whether an installation is there. So a copy of it that no search finds (a default argument, a
-closure, an attribute) is safetensors' own again, too, once the last installation has gone.
+The stand-in looks each time whether an installation is there. So a copy of it that no search finds (a default argument,
+a closure, an attribute) is safetensors' own again, too, once the last installation has gone.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 class Installation:
     """That safetensors' readers are slipstream's, from `install` until `uninstall` or the end of a `with` block.
 
-    It holds for the whole process, in all threads. Installations may overlap in any way: what is opened goes by the options
-    of the latest, and everything is undone when the last one ends.
+    It holds for the whole process, in all threads. Installations may overlap in any way: what is opened goes by the
+    options of the latest, and everything is undone when the last one ends.
 
     Attributes:
         options: how what is opened reads; None are the defaults of that moment.
@@ -62,9 +62,7 @@ class Installation:
         _replacement.remove(self)
 
 
-def install(
-    *, options: Options | None = None, storage_options: Mapping[str, object] | None = None
-) -> Installation:
+def install(*, options: Options | None = None, storage_options: Mapping[str, object] | None = None) -> Installation:
     """Makes safetensors' `safe_open`, `load_file` and `load_model` read through slipstream, whoever calls them.
 
     It takes effect at once; leaving the `with` block, or `uninstall`, undoes it. Files are opened with PyTorch and
@@ -85,15 +83,13 @@ class _StandInType(type):
     """So that `isinstance(opened, safe_open)` goes on to hold."""
 
     def __instancecheck__(cls, instance: object) -> bool:
-        return isinstance(instance, safe_open) or isinstance(instance, _replacement.original)
+        return isinstance(instance, (safe_open, _replacement.original))
 
 
 class _StandIn(metaclass=_StandInType):
     """What safetensors' `safe_open` is replaced by: opens through the latest installation, or as ever without one."""
 
-    def __new__(
-        cls, filename: str | os.PathLike[str], framework: str, device: Device = "cpu", **keywords: Any
-    ) -> Any:
+    def __new__(cls, filename: str | os.PathLike[str], framework: str, device: Device = "cpu", **keywords: Any) -> Any:
         active = _replacement.latest
         if active is None or not is_delivered(framework):
             return _replacement.original(filename, framework, device, **keywords)

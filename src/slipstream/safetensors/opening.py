@@ -1,9 +1,9 @@
 """`safe_open`: a checkpoint that is open, in the words of safetensors.
 
-    with safe_open("s3://models/llama/", framework="pt") as f:
-        for name in f.keys():                             streamed ahead, once it is seen that one follows the other
-            f.get_tensor(name)
-        f.get_slice("model.embed_tokens.weight")[:1000]   reads a thousand rows
+with safe_open("s3://models/llama/", framework="pt") as f:
+    for name in f.keys():                             streamed ahead, once it is seen that one follows the other
+        f.get_tensor(name)
+    f.get_slice("model.embed_tokens.weight")[:1000]   reads a thousand rows
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Self
 from slipstream.options import Options
 from slipstream.safetensors.archive import Archive
 from slipstream.safetensors.arguments import read_backend, read_device, read_filename, read_framework
-from slipstream.safetensors.arrays import Arrays, open_arrays
+from slipstream.safetensors.arrays import open_arrays
+from slipstream.safetensors.blobs import Blobs
 from slipstream.safetensors.errors import ClosedError
 from slipstream.types import TensorInfo
 
@@ -31,9 +32,10 @@ class safe_open:  # noqa: N801  # the name that callers know
     It is a context manager; leaving it ends the reads in the background. Any number of threads may use it, and a
     forked child may.
 
-    Ownership: tensors are the caller's, and live on after the `with` block. Those of local files may be views of a private
-    mapping of the file, as those of the reference are: nothing of them is read before it is touched, what is written to
-    them does not change the file, and the file is to be replaced by renaming a new one into its place, not truncated.
+    Ownership: tensors are the caller's, and live on after the `with` block. Those of local files may be views of a
+    private mapping of the file, as those of the reference are: nothing of them is read before it is touched, what is
+    written to them does not change the file, and the file is to be replaced by renaming a new one into its place, not
+    truncated.
     """
 
     def __init__(
@@ -65,8 +67,8 @@ class safe_open:  # noqa: N801  # the name that callers know
         kind = read_framework(framework)
         self._device = read_device(device, kind)
         settings = read_backend(backend, options or Options())
-        self._arrays = open_arrays(kind)
-        self._archive: Archive | None = Archive(uri, self._arrays, settings, storage_options)
+        arrays = open_arrays(kind)
+        self._archive: Archive | None = Archive(Blobs(uri, arrays, settings, storage_options), arrays)
 
     def __enter__(self) -> Self:
         return self
@@ -82,7 +84,7 @@ class safe_open:  # noqa: N801  # the name that callers know
         return "<safe_open closed>" if self._archive is None else f"<safe_open {self._archive!r}>"
 
     def keys(self) -> list[str]:
-        """The names of all tensors, sorted."""
+        """The names of all tensors, sorted as text."""
         return list(self._open().keys)
 
     def offset_keys(self) -> list[str]:
@@ -144,8 +146,8 @@ class SafeSlice:
     def __getitem__(self, index: object) -> Tensor:
         """Reads what the index takes.
 
-        PyTorch tensors are indexed as PyTorch does it, also with steps, None, Ellipsis, lists and masks. NumPy arrays, as
-        the reference does it: with integers and slices whose bounds lie inside.
+        PyTorch tensors are indexed as PyTorch does it, also with None, lists and masks. NumPy arrays, as the reference
+        does it: with integers, Ellipsis, and slices whose bounds lie inside and whose step is positive.
 
         Rows are read alone. So are columns, but gaps of less than a megabyte between them are read along, from where a
         request costs more than they do. An index with lists or masks reads the whole tensor.

@@ -15,6 +15,7 @@ import itertools
 import math
 import operator
 from collections.abc import Iterable, Sequence
+from types import EllipsisType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     Array: TypeAlias = numpy.ndarray[Any, numpy.dtype[Any]]
 
 # A strip is a request. A store lets a connection wait 20 to 50 ms for the first byte of one, and sends 85 to 90 MB/s
-# after it (Amazon S3 User Guide, "Performance guidelines"): what is shorter than a megabyte is quicker read than left out.
+# after it (Amazon S3 User Guide, "Performance guidelines"): less than a megabyte is quicker read than left out.
 MOST_GAP_BYTES = 1 << 20
 # Unmeasured: more strips than this are joined however large their gaps are.
 MOST_STRIPS = 4096
@@ -81,46 +82,60 @@ def read_index(index: object, shape: Sequence[int]) -> tuple[int | slice, ...]:
         if index:
             raise SliceError("Non empty lists are not implemented: give integers and slices")
         index = slice(0, 0)
-    entries = _expand(index if isinstance(index, tuple) else (index,), len(shape))
+    given = index if isinstance(index, tuple) else (index,)
+    entries = _expand(tuple(map(_read_entry, given)), len(shape))
     if len(entries) > len(shape):
         raise SliceError(f"an index of {len(entries)} entries for the {len(shape)} dimensions of {list(shape)}")
-    return tuple(_read_entry(entry, position, shape) for position, entry in enumerate(entries))
+    return tuple(_place(entry, position, shape) for position, entry in enumerate(entries))
 
 
-def _expand(entries: tuple[object, ...], dimensions: int) -> tuple[object, ...]:
-    """The entries with whole slices in place of the Ellipsis."""
-    places = [position for position, entry in enumerate(entries) if entry is Ellipsis]
-    if not places:
-        return entries
-    if len(places) > 1:
-        raise SliceError("Only one ellipsis (...) is allowed in an index")
-    left_out = max(dimensions - len(entries) + 1, 0)
-    return (*entries[: places[0]], *[slice(None)] * left_out, *entries[places[0] + 1 :])
-
-
-def _read_entry(entry: object, position: int, shape: Sequence[int]) -> int | slice:
-    size = shape[position]
+def _read_entry(entry: object) -> int | slice | EllipsisType:
+    """An entry in plain numbers, whatever the shape."""
+    if isinstance(entry, EllipsisType):
+        return entry
     if isinstance(entry, slice):
-        return _read_slice(entry, position, shape)
+        return _read_slice(entry)
     try:
-        number = operator.index(entry)  # type: ignore[arg-type]  # that is what is to be found out
+        return operator.index(entry)  # type: ignore[arg-type]  # that is what is to be found out
     except TypeError:
-        raise SliceError(f"{entry!r} at position {position} of an index: it is a slice, an integer or ...") from None
-    place = number + size if number < 0 else number
-    if not 0 <= place < size:
-        raise SliceError(f"Invalid index {number} for dimension {position} of size {size}")
-    return place
+        raise SliceError(f"{entry!r} in an index: it takes slices, integers and one Ellipsis") from None
 
 
-def _read_slice(entry: slice, position: int, shape: Sequence[int]) -> slice:
-    size = shape[position]
-    start = 0 if entry.start is None else operator.index(entry.start)
-    stop = size if entry.stop is None else operator.index(entry.stop)
-    step = 1 if entry.step is None else operator.index(entry.step)
-    if start < 0 or stop < 0:
-        raise OverflowError(f"a bound of {entry} is negative: count from the beginning of the dimension")
-    if step < 1:
+def _read_slice(entry: slice) -> slice:
+    start, stop, step = _parts(entry)
+    for bound in (start, stop):
+        if bound is not None and operator.index(bound) < 0:
+            raise OverflowError(f"a bound of {entry} is negative: count from the beginning of the dimension")
+    if step is not None and operator.index(step) < 1:
         raise SliceError(f"the step of {entry} must be a positive integer")
+    return entry
+
+
+def _parts(entry: slice) -> tuple[Any, Any, Any]:
+    return entry.start, entry.stop, entry.step
+
+
+def _expand(entries: tuple[int | slice | EllipsisType, ...], dimensions: int) -> list[int | slice]:
+    """The entries with whole slices in place of the Ellipsis."""
+    left_out = max(dimensions - len(entries) + 1, 0)
+    expanded: list[int | slice] = []
+    for entry in entries:
+        expanded += [slice(None)] * left_out if isinstance(entry, EllipsisType) else [entry]
+    if entries.count(Ellipsis) > 1:
+        raise SliceError("Only one ellipsis (...) is allowed in an index")
+    return expanded
+
+
+def _place(entry: int | slice, position: int, shape: Sequence[int]) -> int | slice:
+    """An entry within its dimension."""
+    size = shape[position]
+    if isinstance(entry, int):
+        place = entry + size if entry < 0 else entry
+        if not 0 <= place < size:
+            raise SliceError(f"Invalid index {entry} for dimension {position} of size {size}")
+        return place
+    start, stop, step = _parts(entry)
+    start, stop, step = map(operator.index, (start or 0, size if stop is None else stop, step or 1))
     if start > stop or stop > size or (start == size and size):
         raise SliceError(f"{entry} is outside dimension {position} of the shape {list(shape)}")
     return slice(start, stop, step)

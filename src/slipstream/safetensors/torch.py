@@ -48,9 +48,7 @@ def load_file(
     Raises:
         As `safe_open` and its `get_tensor`.
     """
-    with safe_open(
-        filename, "pt", device, backend=backend, options=options, storage_options=storage_options
-    ) as opened:
+    with safe_open(filename, "pt", device, backend=backend, options=options, storage_options=storage_options) as opened:
         return cast("dict[str, torch.Tensor]", opened.get_tensors())
 
 
@@ -95,8 +93,8 @@ def load_model(
 def find_other_names(tensors: Mapping[str, torch.Tensor], preferred: Iterable[str]) -> list[str]:
     """The names of tied tensors that can be done without.
 
-    Tensors that overlap in one storage are one group, of which one name is kept: the first, in order of the alphabet, of
-    those that cover the whole storage, and of those rather one that is preferred.
+    Tensors that overlap in one storage are one group, of which one name is kept: the first, in order of the alphabet,
+    of those that cover the whole storage, and of those rather one that is preferred.
 
     Raises:
         RuntimeError: no name of a group covers its storage.
