@@ -73,18 +73,19 @@ def importing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.fixture(autouse=True)
 def all_undone() -> Iterator[None]:
-    """Every class and function that any module has as a global is after each test the object that it was before."""
+    """safetensors' own class stands after each test wherever it stood before, and its stand-in nowhere."""
     before = snapshot()
     yield
     after = snapshot()
-    assert {key: value for key, value in after.items() if key in before} == before
-    assert not any(value == id(installing._StandIn) for value in after.values())
+    changed = {key for key in before if key in after and after[key] is not before[key]}
+    assert not [key for key in changed if ORIGINAL[0] in (before[key], after[key]) or key[0].startswith("safetensors")]
+    assert installing._StandIn not in after.values()
 
 
-def snapshot() -> dict[tuple[str, str], int]:
+def snapshot() -> dict[tuple[str, str], object]:
     """Which class or function stands under which name in which module."""
     return {
-        (name, key): id(value)
+        (name, key): value
         for name, module in list(sys.modules.items())
         if isinstance(module, ModuleType) and module is not installing
         for key, value in list(module.__dict__.items())

@@ -155,6 +155,21 @@ def test_metadata_is_none_without_any(tmp_path: Path) -> None:
         assert opened.metadata() is None
 
 
+def test_the_header_entry_of_a_tensor(tmp_path: Path) -> None:
+    """get_tensor_meta gives type, shape and offsets as they stand in the header of the tensor's own file."""
+    for number in range(2):
+        tensors = {f"{number}.a": (Dtype.U8, (3,), b"abc"), f"{number}.b": (Dtype.I16, (2, 1), b"abcd")}
+        write_safetensors(tmp_path / f"{number}.safetensors", tensors)
+    with safe_open(tmp_path, "np") as opened:
+        assert opened.get_tensor_meta("1.b") == ("I16", [2, 1], (3, 7))
+        with pytest.raises(SafetensorError):
+            opened.get_tensor_meta("absent")
+    with safetensors.safe_open(tmp_path / "1.safetensors", "np") as reference, safe_open(tmp_path, "np") as opened:
+        if hasattr(reference, "get_tensor_meta"):  # from 0.9 on
+            expected, found = reference.get_tensor_meta("1.b"), opened.get_tensor_meta("1.b")
+            assert found == (expected.dtype, expected.shape, expected.data_offsets)
+
+
 def test_a_directory_is_one_checkpoint(tmp_path: Path) -> None:
     """The tensors of all shards are there, by name; metadata too."""
     write_safetensors(tmp_path / "1.safetensors", {"a": (Dtype.U8, (2,), b"\1\2")}, {"format": "pt", "part": "1"})

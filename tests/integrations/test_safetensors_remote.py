@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +21,7 @@ from slipstream.safetensors import load_file, load_model, safe_open
 from slipstream.safetensors.numpy import load_file as load_numpy
 from slipstream.testing.checkpoints import encode_index, write_safetensors
 from slipstream.testing.nginx import Nginx
-from slipstream.testing.range_faults import Status
+from slipstream.testing.range_faults import Hold, Status
 from slipstream.testing.range_server import Faults, RangeServer, SeenRequest, When
 from slipstream.testing.seaweedfs import SeaweedFS
 from tests.endings.leaks import see_footprint, wait_nothing_left
@@ -230,6 +233,28 @@ def test_a_failure_in_the_midst_of_a_window(server: RangeServer, root: Path) -> 
         with pytest.raises(slipstream.AccessDeniedError):
             assert all(same(opened.get_tensor(name), expected[name]) for name in names[1:])
         server.set_faults(Faults())
+        assert all(same(opened.get_tensor(name), expected[name]) for name in names)
+
+
+def test_ctrl_c_while_a_tensor_is_waited_for(server: RangeServer, root: Path) -> None:
+    """A KeyboardInterrupt ends the wait and what is read ahead; the file is still open, and reads on."""
+    expected = safetensors.torch.load_file(root / "layers.safetensors")
+    with safe_open(server.url("layers.safetensors"), "pt") as opened:
+        names = opened.keys()
+        opened.get_tensor(names[0])
+        server.set_faults(Faults(Hold(when=When(after=1))))
+
+        def interrupt() -> None:
+            server.wait_held(1)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            opened.get_tensor(names[1])
+        thread.join()
+        server.set_faults(Faults())
+        server.release()
         assert all(same(opened.get_tensor(name), expected[name]) for name in names)
 
 

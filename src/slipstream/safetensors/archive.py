@@ -8,8 +8,9 @@ all            views of the mapped files where the page cache has them, else one
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from slipstream.safetensors.arrays import Arrays, is_whole
@@ -45,6 +46,11 @@ class Archive:
         blobs = self.checkpoint.blobs
         more = f" and {len(blobs) - 1} more" if len(blobs) > 1 else ""
         return f"<Archive {blobs[0].uri if blobs else ''}{more}: {len(self.keys)} tensors>"
+
+    @cached_property
+    def data_starts(self) -> Mapping[int, int]:
+        """For each blob that has tensors, where the data begins that its header's offsets count from."""
+        return {info.blob: info.start for info in reversed(self.checkpoint.tensors)}
 
     def find(self, name: str) -> TensorInfo:
         """The tensor of that name.
@@ -107,7 +113,7 @@ class Archive:
         limit = blobs.options.memory_limit
         options = replace(blobs.options, memory_limit=None)  # of which the tensors that the caller holds would count
         return ReadAhead(
-            likely_orders(self.checkpoint.tensors, self.keys),
+            partial(likely_orders, self.checkpoint.tensors, self.keys),
             partial(blobs.stream_unless_detached, options=options),
             blobs.is_near,
             MOST_AHEAD_BYTES if limit is None else min(limit, MOST_AHEAD_BYTES),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from slipstream.options import Options
 from slipstream.safetensors.archive import Archive
@@ -113,6 +113,17 @@ class safe_open:  # noqa: N801  # the name that callers know
         archive = self._open()
         return send(archive.read(archive.find(name)), self._device)
 
+    def get_tensor_meta(self, name: str) -> TensorMeta:
+        """What the header says of a tensor; safetensors 0.9 has this too.
+
+        Raises:
+            SafetensorError: there is no such tensor.
+        """
+        archive = self._open()
+        info = archive.find(name)
+        begin = archive.data_starts[info.blob]
+        return TensorMeta(str(info.dtype.value), list(info.shape), (info.start - begin, info.end - begin))
+
     def get_slice(self, name: str) -> SafeSlice:
         """A tensor to index: nothing is read before that, and then only what is asked for.
 
@@ -130,6 +141,20 @@ class safe_open:  # noqa: N801  # the name that callers know
         if self._archive is None:
             raise ClosedError("File is closed: use it inside its `with` block, or open it again")
         return self._archive
+
+
+class TensorMeta(NamedTuple):
+    """A tensor as the header of its file describes it.
+
+    Attributes:
+        dtype: by the name that the format has for it, such as "BF16".
+        shape: logical dimensions.
+        data_offsets: of its first byte and behind its last, in the data section of its file.
+    """
+
+    dtype: str
+    shape: list[int]
+    data_offsets: tuple[int, int]
 
 
 class SafeSlice:

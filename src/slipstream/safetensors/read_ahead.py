@@ -57,28 +57,29 @@ class ReadAhead:
     that was read along one that he has left. `close` stops all; what is read ahead goes with it.
     """
 
-    # Locks: a window's turn is taken before `_lock`, never while it is held. No I/O under `_lock`.
+    # Locks: a window's turn is taken before `_lock`, never while it is held. Nothing is waited for under `_lock`.
 
     def __init__(
         self,
-        orders: Sequence[Order],
+        find_orders: Callable[[], Sequence[Order]],
         open_stream: Callable[[Sequence[TensorInfo]], slipstream.TensorStream | None],
         is_near: Callable[[Sequence[TensorInfo]], bool],
         most_bytes: int = MOST_AHEAD_BYTES,
     ) -> None:
         """
         Args:
-            orders: the likely ones, the likeliest first.
+            find_orders: the likely ones, the likeliest first. Asked for with the second tensor: many want only one.
             open_stream: begins to read some tensors; None where reading ahead has come to its end.
-            is_near: whether some tensors are at hand, so that reading them ahead gains nothing.
+            is_near: whether some tensors are at hand, so that reading them ahead gains nothing. At once.
             most_bytes: see above; a single tensor may be larger.
         """
-        self._orders = orders
+        self._find_orders = find_orders
         self._open_stream = open_stream
         self._is_near = is_near
         self._most_bytes = most_bytes
         self._lock = threading.Lock()  # guards all that follows
         self._closed = False
+        self._orders: Sequence[Order] = ()
         self._followed: Order | None = None
         self._window_bytes = min(_FIRST_WINDOW_BYTES, most_bytes)
         self._windows: list[_Window] = []  # along the order that is followed
@@ -86,6 +87,7 @@ class ReadAhead:
         self._coming: dict[str, _Window] = {}
         self._arrived: dict[str, tuple[_Window, Tensor]] = {}
         self._taken: set[str] = set()
+        self._latest = ""  # of those taken
 
     def __repr__(self) -> str:
         return f"<ReadAhead: {len(self._coming)} tensors on their way, {len(self._arrived)} arrived>"
@@ -121,9 +123,16 @@ class ReadAhead:
 
     def _decide(self, info: TensorInfo) -> tuple[_Window | None, list[_Window]]:
         """Notes what is asked for. Returns a window to open, if any, and those to close."""
+        if not self._orders and self._taken:
+            self._orders = self._find_orders()
+            for order in self._orders:
+                order.note(self._latest)
         for order in self._orders:
             order.note(info.name)
+        self._latest = info.name
         self._taken.add(info.name)
+        if not self._orders:
+            return None, []
         if info.name in self._coming or info.name in self._arrived:
             return self._go_on(), []
         followed = max(self._orders, key=lambda order: order.kept)
