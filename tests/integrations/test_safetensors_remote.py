@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 import safetensors.numpy
@@ -17,18 +16,15 @@ import torch
 
 import slipstream
 from slipstream import Dtype
-from slipstream.safetensors import load_file, load_model, safe_open
-from slipstream.safetensors.numpy import load_file as load_numpy
+from slipstream.safetensors import safe_open
 from slipstream.testing.checkpoints import encode_index, write_safetensors
 from slipstream.testing.nginx import Nginx
 from slipstream.testing.range_faults import Hold, Status
 from slipstream.testing.range_server import Faults, RangeServer, SeenRequest, When
-from slipstream.testing.seaweedfs import SeaweedFS
 from tests.endings.leaks import see_footprint, wait_nothing_left
 from tests.integrations.checkpoints import numbered, same, write_layers
 
 FIRST_LOOK_BYTES = 96 << 10
-BUCKET = "safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +176,16 @@ def test_slices_made_first_and_read_by_a_pool(server: RangeServer, root: Path) -
     assert len(server.requests) < 30
 
 
+def test_a_second_round_is_read_ahead_too(server: RangeServer, root: Path) -> None:
+    """Who goes through a checkpoint twice reads it in two streams, not tensor by tensor."""
+    expected = safetensors.torch.load_file(root / "layers.safetensors")
+    with safe_open(server.url("layers.safetensors"), "pt") as opened:
+        for name in opened.keys() * 2:
+            assert same(opened.get_tensor(name), expected[name])
+    assert looks(server) == 5  # opening it; and each time the first tensor, and a window
+    assert len(server.requests) < 20
+
+
 def test_windows_follow_one_another(server: RangeServer, root: Path) -> None:
     """A limit on memory makes small windows: each comes before the last is used up, and all together are the file."""
     expected = safetensors.torch.load_file(root / "layers.safetensors")
@@ -190,6 +196,31 @@ def test_windows_follow_one_another(server: RangeServer, root: Path) -> None:
     assert 6 <= looks(server) <= 20
     assert len(server.requests) < 60
     assert sum(end - start for start, end in asked(server)) == sum(tensor.nbytes for tensor in expected.values())
+
+
+def test_a_window_is_begun_before_the_last_is_used_up(server: RangeServer) -> None:
+    """With half of one window taken the next is under way, if both together are within the limit."""
+    options = slipstream.Options(memory_limit=20 * 40_000)  # a window of twenty tensors, and then of ten
+    with safe_open(server.url("layers.safetensors"), "np", options=options) as opened:
+        names = opened.keys()
+        for name in names[:11]:
+            opened.get_tensor(name)
+        assert looks(server) == 3  # opening it, the first tensor, and the window
+        for name in names[11:13]:
+            opened.get_tensor(name)
+        assert looks(server) == 4
+
+
+def test_a_slice_of_a_part_breaks_the_order(server: RangeServer, root: Path) -> None:
+    """Whole tensors with parts of others between them are read alone, as far as nobody can tell what comes next."""
+    with safe_open(server.url("layers.safetensors"), "np") as opened:
+        names = opened.keys()
+        for name in names[:3]:
+            opened.get_tensor(name)
+            opened.get_slice(names[-1])[:1]
+    wanted = [place(root, "layers.safetensors", name) for name in names[:3]]
+    start, _ = place(root, "layers.safetensors", names[-1])
+    assert sorted(asked(server)) == sorted([*wanted, *[(start, start + 4000)] * 3])
 
 
 def test_jumps_are_not_read_ahead_of(server: RangeServer, root: Path) -> None:
@@ -321,64 +352,3 @@ def test_the_bytes_that_nginx_has_sent(nginx: Nginx, root: Path, tmp_path: Path)
         lines = [line.split() for line in noting.access_log.read_text().splitlines() if "safetensors" in line]
     sent = [int(fields[4]) for fields in lines]
     assert sorted(sent) == [FIRST_LOOK_BYTES, FIRST_LOOK_BYTES, 100 * 1200]
-
-
-@pytest.fixture(scope="module")
-def bucket(seaweedfs: SeaweedFS, tmp_path_factory: pytest.TempPathFactory) -> SeaweedFS:
-    """A store with a model of two shards and an index, and the same in one object."""
-    folder = tmp_path_factory.mktemp("bucket")
-    names = write_layers(folder / "whole.safetensors", layers=12)
-    tensors = safetensors.numpy.load_file(folder / "whole.safetensors")
-    seaweedfs.create_bucket(BUCKET)
-    seaweedfs.upload(folder / "whole.safetensors", BUCKET, "whole.safetensors")
-    weight_map: dict[str, str] = {}
-    for number in range(2):
-        shard = {name: tensors[name] for name in names[number::2]}
-        safetensors.numpy.save_file(shard, folder / f"{number}.safetensors", metadata={"format": "pt"})
-        seaweedfs.upload(folder / f"{number}.safetensors", BUCKET, f"sharded/{number}.safetensors")
-        weight_map |= dict.fromkeys(shard, f"{number}.safetensors")
-    seaweedfs.upload(encode_index(weight_map, 0), BUCKET, "sharded/model.safetensors.index.json")
-    return seaweedfs
-
-
-@pytest.mark.parametrize("framework", ["pt", "np"])
-@pytest.mark.parametrize("key", ["whole.safetensors", "sharded", "sharded/model.safetensors.index.json"])
-def test_a_checkpoint_in_an_object_store(bucket: SeaweedFS, tmp_path: Path, framework: str, key: str) -> None:
-    """An object, a prefix and an index are read tensor by tensor, slice by slice, and as a whole."""
-    write_layers(tmp_path / "whole.safetensors", layers=12)
-    storage: dict[str, Any] = {"storage_options": bucket.storage_options}
-    load: Any = load_file if framework == "pt" else load_numpy
-    with (
-        safetensors.safe_open(tmp_path / "whole.safetensors", framework) as reference,
-        safe_open(f"s3://{BUCKET}/{key}", framework, **storage) as opened,
-    ):
-        loaded = load(f"s3://{BUCKET}/{key}", **storage)
-        assert opened.keys() == reference.keys()
-        assert set(loaded) == set(reference.keys())
-        for name in opened.keys():  # noqa: SIM118
-            expected = reference.get_tensor(name)
-            assert same(opened.get_tensor(name), expected)
-            assert same(loaded[name], expected)
-            assert same(opened.get_slice(name)[3:5], reference.get_slice(name)[3:5])
-
-
-def test_a_model_from_an_object_store(bucket: SeaweedFS, tmp_path: Path) -> None:
-    """load_model reads an object straight into a module."""
-
-    class Tied(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.one = torch.nn.Linear(30, 20)
-            self.two = self.one
-
-    model, other = Tied(), Tied()
-    safetensors.torch.save_model(model, str(tmp_path / "tied.safetensors"))
-    bucket.upload(tmp_path / "tied.safetensors", BUCKET, "tied.safetensors")
-    load_model(other, f"s3://{BUCKET}/tied.safetensors", storage_options=bucket.storage_options)
-    assert torch.equal(other.one.weight, model.one.weight)
-
-
-def test_an_object_that_is_not_there(bucket: SeaweedFS) -> None:
-    """A missing object is a FileNotFoundError, as a missing file is."""
-    with pytest.raises(FileNotFoundError, match="absent"):
-        safe_open(f"s3://{BUCKET}/absent.safetensors", "pt", storage_options=bucket.storage_options)

@@ -87,7 +87,7 @@ class ReadAhead:
         self._coming: dict[str, _Window] = {}
         self._arrived: dict[str, tuple[_Window, Tensor]] = {}
         self._taken: set[str] = set()
-        self._latest = ""  # of those taken
+        self._latest: str | None = None  # of those taken; None after something else
 
     def __repr__(self) -> str:
         return f"<ReadAhead: {len(self._coming)} tensors on their way, {len(self._arrived)} arrived>"
@@ -111,6 +111,7 @@ class ReadAhead:
     def break_off(self) -> None:
         """The caller does something that no order foretells, such as reading a part of a tensor."""
         with self._lock:
+            self._latest = None
             for order in self._orders:
                 order.forget()
 
@@ -125,11 +126,12 @@ class ReadAhead:
         """Notes what is asked for. Returns a window to open, if any, and those to close."""
         if not self._orders and self._taken:
             self._orders = self._find_orders()
-            for order in self._orders:
-                order.note(self._latest)
-        for order in self._orders:
-            order.note(info.name)
+            if self._latest is not None:
+                self._note(self._latest)
+        self._note(info.name)
         self._latest = info.name
+        if info.name in self._taken:
+            self._taken.clear()  # the caller begins once more: what he has had he may want again
         self._taken.add(info.name)
         if not self._orders:
             return None, []
@@ -143,6 +145,10 @@ class ReadAhead:
         self._left, self._windows = self._windows, []
         self._window_bytes = min(_FIRST_WINDOW_BYTES, self._most_bytes)
         return self._plan(followed.last, [info]), dropped
+
+    def _note(self, name: str) -> None:
+        for order in self._orders:
+            order.note(name)
 
     def _go_on(self) -> _Window | None:
         """The next window, where half of the last one is taken and there is room for more."""
