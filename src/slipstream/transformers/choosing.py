@@ -1,0 +1,93 @@
+"""Which files hold the weights: by the names, and in the order, that transformers goes by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+import slipstream
+from slipstream.errors import AccessDeniedError, BlobNotFoundError, SlipstreamError, UsageError
+from slipstream.transformers.place import Place, Uri, list_some
+from slipstream.types import ReadPlan
+
+_WEIGHTS = (".safetensors", ".safetensors.index.json")
+_OTHER_WEIGHTS = (".bin", ".bin.index.json", ".gguf", ".pt", ".pth", ".h5", ".msgpack")
+
+
+def weights_names(variant: str | None, given: str | None = None) -> tuple[str, ...]:
+    """What the weights may be called, the preferred name first.
+
+    Args:
+        variant: as in transformers, for example "fp16"; None for none.
+        given: the name that a config gives as its `transformers_weights`, if it does.
+
+    Raises:
+        UsageError: a given name that is no safetensors file or index, or leads out of the model's directory.
+    """
+    if given is not None:
+        path = PurePosixPath(given)
+        if not given.endswith(_WEIGHTS) or path.is_absolute() or ".." in path.parts:
+            raise UsageError(
+                f"the config names {given!r} as transformers_weights: it must be a safetensors file or index in the model's "
+                "own directory"
+            )
+        return (given,)
+    infix = f".{variant}" if variant else ""
+    return (f"model{infix}.safetensors", f"model.safetensors.index{infix}.json")
+
+
+def plan_weights(
+    place: Place, names: Sequence[str], weights: Uri | Sequence[Uri] | None = None
+) -> tuple[Uri | Sequence[Uri], ReadPlan]:
+    """Finds the weights, and plans to read them, from headers alone.
+
+    Args:
+        place: where they are looked for.
+        names: what they may be called.
+        weights: where they are instead.
+
+    Returns:
+        What to hand to `slipstream.stream`, and its plan.
+
+    Raises:
+        BlobNotFoundError: there is no file of these names; the text says which others there are.
+        FormatError, AccessDeniedError, ReadError and others: as `slipstream.plan`.
+    """
+    if weights is not None:
+        return weights, _plan(place, weights)
+    if place.names is None:
+        return _plan_first(place, names)
+    for name in names:
+        if name in place.names or "/" in name:
+            return place.find(name), _plan(place, place.find(name))
+    raise BlobNotFoundError(_explain_missing(place, names), uri=place.shown)
+
+
+def _plan_first(place: Place, names: Sequence[str]) -> tuple[str, ReadPlan]:
+    """Where nothing can be listed, asking is the only way to know."""
+    failures: list[SlipstreamError] = []
+    for name in names:
+        try:
+            return place.find(name), _plan(place, place.find(name))
+        except (BlobNotFoundError, AccessDeniedError) as error:
+            failures.append(error)
+    raise failures[0]
+
+
+def _plan(place: Place, weights: Uri | Sequence[Uri]) -> ReadPlan:
+    return slipstream.plan(weights, options=place.options, storage_options=place.storage_options)
+
+
+def _explain_missing(place: Place, names: Sequence[str]) -> str:
+    assert place.names is not None
+    text = f"{place.shown} has neither {' nor '.join(names)}" if len(names) > 1 else f"{place.shown} has no {names[0]}"
+    ours = frozenset(name for name in place.names if name.endswith(_WEIGHTS))
+    others = frozenset(name for name in place.names if name.endswith(_OTHER_WEIGHTS))
+    if ours:
+        return f"{text}, but {list_some(ours)}: give what you want as variant= or weights="
+    if others:
+        return (
+            f"{text}, but {list_some(others)}, and slipstream reads safetensors alone: convert the model once, with "
+            "from_pretrained and save_pretrained of transformers"
+        )
+    return f"{text}; it holds {list_some(place.names)}: check the URI, or give the place of the weights as weights="
