@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import index as as_whole_number
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from slipstream.errors import MemoryLimitError, UsageError
 from slipstream.sources.concurrently import map_concurrently
@@ -69,7 +69,7 @@ def lay_out_ranges(blobs: Sequence[Blob], ranges: Sequence[tuple[int, int, int]]
 
 def _check_range(number: int, given: object, most_bytes: int | None) -> ByteRange:
     try:
-        uri, start, end = given  # type: ignore[misc]
+        uri, start, end = cast(Any, given)
         wanted = ByteRange(as_text(uri), as_whole_number(start), as_whole_number(end))
     except (TypeError, ValueError) as error:
         raise UsageError(f"range {number} is not (uri, start, end): give a slipstream.ByteRange") from error

@@ -215,9 +215,7 @@ def _describe(uri: Uri | Sequence[Uri], sources: Sources) -> Checkpoint:
     return describe_checkpoint(locate_checkpoint(uri, sources), sources)
 
 
-def _plan(
-    checkpoint: Checkpoint, device: Device, names: Names | None, options: Options, sources: Sources
-) -> ReadPlan:
+def _plan(checkpoint: Checkpoint, device: Device, names: Names | None, options: Options, sources: Sources) -> ReadPlan:
     selected = select_tensors(checkpoint, names)
     used = {tensor.blob for tensor in selected}
     facts = [

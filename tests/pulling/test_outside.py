@@ -113,12 +113,11 @@ def test_links_among_what_a_pull_keeps(name: str, to: Path, tmp_path: Path) -> N
     contents = write_files(tmp_path / "m", {"a.bin": 100})
     (to / ".slipstream").mkdir(parents=True)
     (to / ".slipstream" / name).symlink_to("../../../outside.bin")
-    try:
-        slipstream.pull(tmp_path / "m", to)
-    except slipstream.WriteError as error:
-        assert "symbolic link" in str(error)
+    if name in ("lock", "reserve"):
+        with pytest.raises(slipstream.WriteError, match="symbolic link"):
+            slipstream.pull(tmp_path / "m", to)
         (to / ".slipstream" / name).unlink()
-        slipstream.pull(tmp_path / "m", to)
+    slipstream.pull(tmp_path / "m", to)
     assert read_tree(to) == contents
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -302,7 +303,7 @@ def test_progress(served: Served, tmp_path: Path) -> None:
     assert all(report.bytes_total == served.nbytes and report.tensors_total == 5 for report in reports)
     assert all(
         left.bytes_read <= right.bytes_read and left.tensors_delivered <= right.tensors_delivered
-        for left, right in zip(reports, reports[1:], strict=False)
+        for left, right in itertools.pairwise(reports)
     )
     assert all(progress.tensors_delivered <= there for progress, there in seen)
     assert (reports[-1].bytes_read, reports[-1].tensors_delivered) == (served.nbytes, 5)

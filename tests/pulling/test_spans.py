@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,7 +27,7 @@ def test_merged_spans(spans: list[tuple[int, int]]) -> None:
     """Merging keeps every byte, and leaves spans in order that do not touch."""
     merged = merge_spans(spans)
     assert bytes_of(merged) == bytes_of(spans)
-    assert all(left[1] < right[0] for left, right in zip(merged, merged[1:], strict=False))
+    assert all(left[1] < right[0] for left, right in itertools.pairwise(merged))
     assert all(start < end for start, end in merged)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import signal
 import subprocess
 import sys
@@ -82,9 +81,7 @@ def test_ctrl_c_while_waiting(served: Served, tmp_path: Path) -> None:
 def test_many_threads(served: Served, tmp_path: Path) -> None:
     """Threads of one process take turns as processes do."""
     with ThreadPoolExecutor(8) as pool:
-        pulled = list(
-            pool.map(lambda _: slipstream.pull(served.url, tmp_path / "to", options=SMALL_CHUNKS), range(8))
-        )
+        pulled = list(pool.map(lambda _: slipstream.pull(served.url, tmp_path / "to", options=SMALL_CHUNKS), range(8)))
     assert len(set(pulled)) == 1
     assert read_tree(tmp_path / "to") == served.contents
     sent = served.count_sent(LARGE)

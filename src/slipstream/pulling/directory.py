@@ -159,9 +159,12 @@ class Directory:
 
     def remove_own(self, name: str) -> None:
         """Removes a file of our own, if it is there."""
-        with self._open_folder([OWN_FOLDER]) as folder, _explained(self._full(name)):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=folder)
+        with (
+            self._open_folder([OWN_FOLDER]) as folder,
+            _explained(self._full(name)),
+            contextlib.suppress(FileNotFoundError),
+        ):
+            os.unlink(name, dir_fd=folder)
 
     def move_own(self, name: str, path: str) -> None:
         """Gives a file of our own its place, over what is there, and brings that to the disk.
@@ -171,10 +174,13 @@ class Directory:
         Raises:
             WriteError: there is a link or a file on the way, or a folder at the path, or the disk failed.
         """
-        with self._open_folder([OWN_FOLDER]) as folder, self._open_parent(path, make=True) as (parent, last):
-            with _explained(os.path.join(self.path, path)):
-                os.rename(name, last, src_dir_fd=folder, dst_dir_fd=parent)
-                _sync_folder(parent)
+        with (
+            self._open_folder([OWN_FOLDER]) as folder,
+            self._open_parent(path, make=True) as (parent, last),
+            _explained(os.path.join(self.path, path)),
+        ):
+            os.rename(name, last, src_dir_fd=folder, dst_dir_fd=parent)
+            _sync_folder(parent)
 
     def replace_own(self, name: str, data: bytes) -> None:
         """Writes a whole file of our own, in place of the old one: there is always the one or the other."""
@@ -210,7 +216,7 @@ class Directory:
 
 def _enter(folder: int, name: str, *, make: bool) -> int:
     """Opens a folder in a folder."""
-    assert name not in ("", ".", "..") and "/" not in name, "paths are checked before"
+    assert name not in ("", ".", ".."), "paths are checked before"
     try:
         return os.open(name, _FOLDER, dir_fd=folder)
     except OSError as error:

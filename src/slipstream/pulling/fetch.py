@@ -99,7 +99,7 @@ def _receive(
     with RangeStream(stream) as arriving:
         for position, data in arriving:
             number, start, _ = parts[position]
-            arrivals.write(number, start, memoryview(numpy.asarray(data)))
+            arrivals.write(number, start, numpy.asarray(data).data)
             del data  # so that the next one has room under the limit
 
 

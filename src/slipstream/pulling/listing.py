@@ -54,9 +54,7 @@ def list_files(
     return tuple(sorted((file.blob for file in found if is_wanted(file.path)), key=lambda blob: blob.uri))
 
 
-def read_file(
-    uri: Uri, *, options: Options | None = None, storage_options: StorageOptionsGiven | None = None
-) -> bytes:
+def read_file(uri: Uri, *, options: Options | None = None, storage_options: StorageOptionsGiven | None = None) -> bytes:
     """Reads one small blob as a whole, such as a config.json. From a store: one request up to 96 KiB, else two.
 
     Args:
