@@ -1,4 +1,4 @@
-"""Models and adapters of transformers, streamed from a directory or an object store into the model that transformers builds.
+"""Models and adapters of transformers, streamed from a directory or an object store.
 
     import slipstream.transformers
     from transformers import AutoModelForCausalLM
@@ -6,8 +6,8 @@
     model = slipstream.transformers.from_pretrained(AutoModelForCausalLM, "s3://models/llama/", dtype="auto")
     slipstream.transformers.load_adapter(model, "s3://models/llama-lora/")
 
-The model is transformers' own in every respect: it makes it, renames and merges what the checkpoint has under other names,
-ties, casts and initialises. slipstream brings it the files and the tensors:
+transformers makes the model, as ever: it renames and merges what the checkpoint has under other names, ties, casts and
+initialises. slipstream brings it the files and the tensors:
 
     place       which files lie there? the small ones are fetched
     model_class which class is it, with which config?

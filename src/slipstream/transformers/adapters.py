@@ -11,7 +11,7 @@ from slipstream.transformers.choosing import plan_weights
 from slipstream.transformers.coming import ComingWeights
 from slipstream.transformers.load_report import name_in_reports
 from slipstream.transformers.place import ADAPTER_CONFIG, Place, Uri, open_place
-from slipstream.transformers.progress import Report, find_report
+from slipstream.transformers.progress import Report, reporting
 from slipstream.transformers.requirements import require_peft, require_transformers
 from slipstream.types import Progress
 
@@ -51,7 +51,8 @@ def load_adapter(
 
     Raises:
         UsageError: not a model of transformers, or an argument that cannot work.
-        BlobNotFoundError: there is no adapter. AccessDeniedError, ReadError, FormatError and others: as `from_pretrained`.
+        BlobNotFoundError: there is no adapter.
+        AccessDeniedError, ReadError, FormatError and others: as `from_pretrained`.
         MissingDependencyError: peft or transformers is missing.
         ValueError, RuntimeError: transformers' and peft's own, with a note that names the URI.
     """
@@ -59,7 +60,8 @@ def load_adapter(
     require_peft()
     _check(model, kwargs)
     place = open_place(uri, subfolder, options, storage_options)
-    return load_adapter_from(place, model, adapter_name, find_report(progress), **kwargs)
+    with reporting(progress) as report:
+        return load_adapter_from(place, model, adapter_name, report, **kwargs)
 
 
 def load_adapter_from(
@@ -87,8 +89,8 @@ def _check(model: object, kwargs: Mapping[str, object]) -> None:
 
     if not isinstance(model, PreTrainedModel):
         raise UsageError(
-            f"an adapter is loaded into a model of transformers, not into a {type(model).__name__}: for a PeftModel, pull the adapter into "
-            "a directory (slipstream.pull) and call its own load_adapter"
+            f"an adapter is loaded into a model of transformers, not into a {type(model).__name__}: for a PeftModel, "
+            "pull the adapter into a directory (slipstream.pull), and call its own load_adapter"
         )
     for name in _REFUSED:
         if kwargs.get(name) is not None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from slipstream.errors import UsageError
 
 _PARALLEL = (
-    "in this version each process reads a whole model: pull the model into a directory (slipstream.pull), and load it from "
-    "there by transformers"
+    "in this version each process reads a whole model: pull the model into a directory (slipstream.pull), and load it "
+    "from there by transformers"
 )
 _REFUSED: Mapping[str, str] = {
     "state_dict": "the weights come from the URI: hand a state dict to transformers itself",
@@ -91,8 +91,9 @@ def is_auto_class(auto_class: object) -> bool:
         if getattr(auto_class, "_model_mapping", None) is not None:
             return True
     raise UsageError(
-        f"{getattr(auto_class, '__name__', repr(auto_class))} is no class of models: give AutoModelForCausalLM or another Auto "
-        "class, or a model's own class. Tokenizers and processors are loaded by transformers from files that slipstream.pull fetches"
+        f"{getattr(auto_class, '__name__', repr(auto_class))} is no class of models: give AutoModelForCausalLM or "
+        "another Auto class, or a model's own class. Tokenizers and processors are loaded by transformers, from files that "
+        "slipstream.pull fetches"
     )
 
 

@@ -28,8 +28,8 @@ def weights_names(variant: str | None, given: str | None = None) -> tuple[str, .
         path = PurePosixPath(given)
         if not given.endswith(_WEIGHTS) or path.is_absolute() or ".." in path.parts:
             raise UsageError(
-                f"the config names {given!r} as transformers_weights: it must be a safetensors file or index in the model's "
-                "own directory"
+                f"the config names {given!r} as transformers_weights: it must be a safetensors file or index in the "
+                "model's own directory"
             )
         return (given,)
     infix = f".{variant}" if variant else ""

@@ -7,19 +7,19 @@ asked for: what arrives is soon taken, and is then where it belongs, or cast and
     windows   [ 0: taken ][ 1: being taken ][ 2: being read ][ 3 ] ...
                                ▲ the first that is asked for of a window begins the next one
 
-A window is a stream of its own. Whoever waits for a tensor of it iterates it, and puts aside what comes first: the threads
-that read are the stream's, and there are no others. Files that are mapped take no memory that the kernel could not take
-back, so all of them are one window, in the order of the files.
+A window is a stream of its own. Whoever waits for a tensor of it iterates it, and puts aside what comes first: the
+threads that read are the stream's, and there are no others. Files that are mapped take no memory that the kernel could
+not take back, so all of them are one window, in the order of the files.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
 
 import slipstream
 from slipstream.errors import BlobChangedError, MemoryLimitError, StreamClosedError
@@ -31,7 +31,10 @@ from slipstream.transformers.windows import cut_windows, sort_as_asked
 from slipstream.types import Blob, ReadPlan, Strategy, TensorInfo
 
 if TYPE_CHECKING:
+    import numpy
     import torch
+
+    Tensor: TypeAlias = torch.Tensor | numpy.ndarray[Any, Any]
 
 # Unmeasured: large beside the requests that begin a window, small beside a host's memory.
 _WINDOW_BYTES = 2 << 30
@@ -62,7 +65,7 @@ class ComingWeights:
     Ownership: a tensor is handed out once and not kept. It is valid for as long as it is held, as slipstream's are.
     """
 
-    # One lock, and nothing that waits or reads is done under it; a window's stream is used by the thread that made it busy.
+    # One lock, and no reading under it. A window's stream is used by the thread that made the window busy.
 
     def __init__(
         self,
@@ -140,9 +143,9 @@ class ComingWeights:
         if not is_first:
             return self._read_alone(info)
         self._begin_next(window)
-        while (tensor := self._find(info, window)) is None:
-            self._advance(self._find_due(window))
-        return tensor
+        while isinstance(found := self._find(info, window), _Window):
+            self._advance(found)
+        return found
 
     def close(self) -> None:
         """Stops reading; whoever waits is told. Tensors handed out live on. Safe to call again."""
@@ -166,7 +169,7 @@ class ComingWeights:
         return [_Window(number, tensors) for number, tensors in enumerate(cut)]
 
     def _begin_next(self, window: _Window) -> None:
-        """Begins the window after one that has just been asked for, unless it has been, or what is ahead would be too much."""
+        """Begins the window after one that has just been asked for, unless too much would be ahead then."""
         if window.number + 1 == len(self._windows) or not self._may_overlap():
             return
         following = self._windows[window.number + 1]
@@ -191,8 +194,8 @@ class ComingWeights:
             return window
         return next(before for before in self._windows if before.coming or before is window)
 
-    def _find(self, info: TensorInfo, window: _Window) -> torch.Tensor | None:
-        """The tensor, waiting for other threads to bring it; None where this one is to go on, with a window that is made busy."""
+    def _find(self, info: TensorInfo, window: _Window) -> torch.Tensor | _Window:
+        """The tensor, waiting for other threads to bring it; or a window for this one to go on with, made busy."""
         with self._changed:
             while True:
                 self._check_open()
@@ -202,7 +205,7 @@ class ComingWeights:
                 due = self._find_due(window)
                 if not due.is_busy:
                     due.is_busy = True
-                    return None
+                    return due
                 self._changed.wait()
 
     def _check_open(self) -> None:
@@ -212,14 +215,15 @@ class ComingWeights:
             raise StreamClosedError("the model was not loaded to its end: load it again")
 
     def _advance(self, window: _Window) -> None:
-        """Opens a window, or waits for the next of its tensors, whichever it is. The window is busy, and no longer afterwards."""
-        pair: tuple[str, torch.Tensor] | None = None
+        """Opens a window that is busy, or waits for the next of its tensors, whichever. Then it is no longer busy."""
+        pair: tuple[str, Tensor] | None = None
         failure: BaseException | None = None
         try:
             if window.stream is None:
                 window.stream = self._open(window)
             else:
-                pair = cast("tuple[str, torch.Tensor]", next(window.stream))
+                pair = next(window.stream, None)
+                assert pair is not None, "it has a tensor that has not come"
                 if window.coming == 1:
                     next(window.stream, None)  # ends it
         except BaseException as error:
@@ -230,7 +234,7 @@ class ComingWeights:
                 window.is_busy = False
                 self._failure = self._failure or failure
                 if pair is not None and not self._closed:
-                    self._arrived[pair[0]] = pair[1]
+                    self._arrived[pair[0]] = cast("torch.Tensor", pair[1])
                     window.coming -= 1
                 closed = self._closed
                 self._changed.notify_all()
@@ -265,9 +269,7 @@ class ComingWeights:
         return stream
 
     def _addresses(self, tensors: Sequence[TensorInfo]) -> Uri | Sequence[Uri]:
-        """The files of some tensors alone, so that no header of another is read; of a web server what the caller gave, which
-        may be signed.
-        """
+        """The files of these tensors alone, so that no other header is read; on the web what the caller gave, signed or not."""
         used = [self._blobs[number].uri for number in sorted({info.blob for info in tensors})]
         if any(uri.startswith(("http://", "https://")) for uri in used):
             return self._weights
@@ -295,7 +297,7 @@ def _check_largest(tensors: Sequence[TensorInfo], limit: int, blobs: Sequence[Bl
     largest = max(tensors, key=lambda info: info.nbytes, default=None)
     if largest is not None and largest.nbytes > limit:
         raise MemoryLimitError(
-            f"the tensor {largest.name} has {largest.nbytes:,} bytes, more than memory_limit={limit:,}: raise the limit",
+            f"the tensor {largest.name} has {largest.nbytes:,} bytes, more than memory_limit={limit:,}: raise that",
             uri=blobs[largest.blob].uri,
             offset=largest.start,
             length=largest.nbytes,

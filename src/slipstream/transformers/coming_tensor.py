@@ -90,6 +90,8 @@ class ComingTensor:
 
         name = _TORCH_NAMES.get(self._info.dtype)
         if name is None:
-            raise UsageError(f"the tensor {self._info.name} is of the type {self._info.dtype}, which PyTorch does not have")
+            raise UsageError(
+                f"the tensor {self._info.name} is of the type {self._info.dtype}, which PyTorch does not have"
+            )
         found: torch.dtype = getattr(torch, name)
         return found

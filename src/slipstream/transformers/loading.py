@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from slipstream.errors import ModuleMismatchError
@@ -15,8 +14,8 @@ from slipstream.transformers.choosing import plan_weights, weights_names
 from slipstream.transformers.coming import ComingWeights
 from slipstream.transformers.load_report import name_in_reports
 from slipstream.transformers.model_class import find_model_class
-from slipstream.transformers.place import ADAPTER_CONFIG, CONFIG, GENERATION_CONFIG, Place, Uri, open_place, show_uri
-from slipstream.transformers.progress import find_report
+from slipstream.transformers.place import ADAPTER_CONFIG, CONFIG, GENERATION_CONFIG, Place, Uri, open_place
+from slipstream.transformers.progress import reporting
 from slipstream.transformers.requirements import TRIED, require_transformers
 from slipstream.types import Progress
 
@@ -38,13 +37,13 @@ def from_pretrained(
     progress: bool | Callable[[Progress], object] = False,
     **kwargs: object,
 ) -> PreTrainedModel:
-    """Loads a model of transformers from a directory or an object store, as `auto_class.from_pretrained` would from a directory.
+    """Loads a model of transformers, as `auto_class.from_pretrained` would if all of it lay in a local directory.
 
         model = slipstream.transformers.from_pretrained(AutoModelForCausalLM, "s3://models/llama/", dtype="auto")
 
-    Config, generation config and an adapter that lies beside the weights are loaded too. Reading begins before the model
-    is built. transformers does all that makes a checkpoint a model: renames, merges of experts, tied weights, buffers, types,
-    initialisation, and its report of keys that are missing, left over or of another shape.
+    Config, generation config and an adapter that lies beside the weights are loaded too. Reading begins before the
+    model is built. transformers does all that makes a checkpoint a model: renames, merges of experts, tied weights,
+    buffers, types, initialisation, and its report of keys that are missing, left over or of another shape.
 
     Args:
         auto_class: an Auto class such as AutoModelForCausalLM, or a model's own class.
@@ -52,11 +51,11 @@ def from_pretrained(
         model_args: for the model's constructor, as in transformers.
         config: instead of the one that lies there: a config, or where AutoConfig finds one.
         weights: where the weights are, if not in `uri`: whatever `slipstream.stream` takes.
-        options: how to read; see slipstream.Options. Without a `memory_limit`, up to 4 GiB of what comes from a store or a
-            network file system is in memory ahead of transformers.
+        options: how to read; see slipstream.Options. `memory_limit` is for what was read and transformers has not
+            asked for yet: 4 GiB without it. Mapped files do not count.
         storage_options: how stores are reached; see `slipstream.stream`.
-        progress: True for a bar in the style of transformers, or a function that is given a Progress now and then, in one thread
-            at a time.
+        progress: True for a bar in the style of transformers, or a function that is given a Progress now and then, in
+            one thread at a time.
         kwargs: what transformers' from_pretrained takes: dtype, device_map, attn_implementation, quantization_config,
             ignore_mismatched_sizes, output_loading_info, trust_remote_code, variant, subfolder and others. Those that
             cannot work here are refused by name.
@@ -69,8 +68,8 @@ def from_pretrained(
     Raises:
         UsageError: arguments that cannot work, a class without such a model, code that is not trusted, and
             combinations that slipstream cannot load; the text says what can.
-        BlobNotFoundError: no such place, or it lacks a config or weights. AccessDeniedError, ReadError, BlobChangedError,
-            FormatError: as in `slipstream.stream`.
+        BlobNotFoundError: no such place, or it lacks a config or weights.
+        AccessDeniedError, ReadError, BlobChangedError, FormatError, MemoryLimitError: as in `slipstream.stream`.
         MissingDependencyError: transformers or PyTorch is missing, or too old.
         RuntimeError, ValueError, OSError: transformers' own, with a note that names the URI.
 
@@ -78,7 +77,6 @@ def from_pretrained(
     """
     require_transformers()
     wanted = read_arguments(auto_class, kwargs)
-    report = find_report(progress)
     place = open_place(uri, wanted.subfolder, options, storage_options)
     with place.as_directory(code=wanted.trusted) as directory:
         model_class, found, for_model = find_model_class(auto_class, config, place, directory, wanted)
@@ -86,6 +84,7 @@ def from_pretrained(
     where, plan = plan_weights(place, names, weights)
     keeps = for_model.get("device_map") in (None, "cpu")
     with (
+        reporting(progress) as report,
         ComingWeights(where, plan, options, storage_options, keeps=keeps, report=report) as coming,
         name_in_reports(place.shown),
     ):
@@ -102,8 +101,9 @@ def from_pretrained(
 
 
 def _check_filled(model: PreTrainedModel, place: Place) -> None:
-    """Makes sure that transformers has put a value into every tensor, whatever its version. Those that a device map leaves
-    to be fetched when they are used have none yet.
+    """Makes sure that transformers, of whatever version, has put a value into every tensor.
+
+    Those that a device map leaves to be fetched when they are used have none yet.
     """
     devices = set(getattr(model, "hf_device_map", {}).values())
     if len(devices) > 1 or "disk" in devices:
@@ -113,8 +113,8 @@ def _check_filled(model: PreTrainedModel, place: Place) -> None:
         import transformers
 
         raise ModuleMismatchError(
-            f"transformers {transformers.__version__} has left {len(empty)} tensors of {place.shown} without values, {empty[0]} for "
-            f"one: its from_pretrained works otherwise than that of {TRIED}, with which slipstream was tried",
+            f"transformers {transformers.__version__} has left {len(empty)} tensors of {place.shown} without values, "
+            f"{empty[0]} for one: it works otherwise than {TRIED}, with which slipstream was tried",
             uri=place.shown,
         )
 

@@ -59,11 +59,10 @@ def _load_config(
     source = directory if config is None else config
     if config is None:
         place.require(CONFIG, _advise(place))
-    config_class = auto_class.config_class
+    config_class = AutoConfig if wanted.auto else auto_class.config_class
     settings = dict(wanted.for_config)
     if wanted.auto:
         _refuse_unknown_code(source, place, wanted)
-        config_class = AutoConfig
         settings |= {"trust_remote_code": wanted.trusted, "code_revision": wanted.code_revision}
     if config_class is None:
         raise UsageError(f"{auto_class.__name__} has no config class: give a config, or an Auto class")
@@ -74,7 +73,7 @@ def _load_config(
 def _advise(place: Place) -> str:
     if place.has("adapter_config.json"):
         return (
-            "it is an adapter. Load the model that it is for, and then it, with slipstream.transformers.load_adapter(model, uri)"
+            "it is an adapter. Load the model that it is for, and then slipstream.transformers.load_adapter(model, uri)"
         )
     return "give the URI of a model's directory, or its config as config="
 
@@ -103,7 +102,7 @@ def _choose(
         raise _untrusted(place)
     kind = getattr(config, "model_type", None) or type(config).__name__
     raise UsageError(
-        f"{auto_class.__name__} has no class for {place.shown}, which is a model of the type {kind}: take another Auto class, "
+        f"{auto_class.__name__} has no class for {place.shown}, a model of the type {kind}: take another Auto class, "
         "AutoModel for example, or the model's own",
         uri=place.shown,
     )
@@ -147,11 +146,9 @@ def _import_code(
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
     from transformers.models.auto.auto_factory import add_generation_mixin_to_remote_model
 
-    model_class = get_class_from_dynamic_module(
-        reference, directory, code_revision=wanted.code_revision, **wanted.hub
-    )
+    model_class = get_class_from_dynamic_module(reference, directory, code_revision=wanted.code_revision, **wanted.hub)
     if register:
-        auto_class.register(type(config), model_class, exist_ok=True)  # type: ignore[attr-defined]
+        auto_class.register(type(config), model_class, exist_ok=True)
     model_class.register_for_auto_class(auto_class=auto_class)
     return cast("type[PreTrainedModel]", add_generation_mixin_to_remote_model(model_class))
 
@@ -170,8 +167,8 @@ def _refuse_own_loading(model_class: type[Any]) -> None:
 
     if model_class.from_pretrained.__func__ is not PreTrainedModel.from_pretrained.__func__:
         raise UsageError(
-            f"{model_class.__name__} reads files of its own when it is loaded: pull the model into a directory (slipstream.pull), and "
-            "load it from there by transformers"
+            f"{model_class.__name__} reads files of its own when it is loaded: pull the model into a directory "
+            "(slipstream.pull), and load it from there by transformers"
         )
 
 
@@ -183,7 +180,7 @@ def _refuse_quantization(config: PreTrainedConfig, place: Place) -> None:
     method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
     if getattr(method, "value", method) == "torchao":
         raise UsageError(
-            f"{place.shown} was quantised by torchao, whose checkpoints transformers puts together from local files only: pull it into "
-            "a directory (slipstream.pull), and load it from there by transformers",
+            f"{place.shown} was quantised by torchao, whose checkpoints transformers puts together from local files "
+            "only: pull it into a directory (slipstream.pull), and load it from there by transformers",
             uri=place.shown,
         )

@@ -1,8 +1,10 @@
-"""Where a model lies: which files are there, and the small ones among them, brought to where transformers can read them.
+"""Where a model lies: which files are there, and the small ones of them, where transformers can read them.
 
     /models/llama        its own directory is handed to transformers
-    s3://models/llama    listed; config.json and its like are kept in memory, and lie in a directory while they are read
+    s3://models/llama    is listed; config.json and its like are fetched
     https://...          cannot be listed; files are asked for by their names
+
+What is fetched stays in memory, and lies in a temporary directory only while transformers reads it.
 """
 
 from __future__ import annotations
@@ -110,18 +112,14 @@ class Place:
     def _pull_code(self, directory: Path) -> None:
         if self.names is None:
             raise UsageError(
-                f"{self.shown} cannot be listed, so its code cannot be found: copy the model's small files into a directory, "
-                "and give that as the URI and the rest as weights=",
+                f"{self.shown} cannot be listed, so its code cannot be found: copy the model's small files into a "
+                "directory, and give that as the URI and the rest as weights=",
                 uri=self.shown,
             )
-        slipstream.pull(
-            self.uri, directory, allow="*.py", options=self.options, storage_options=self.storage_options
-        )
+        slipstream.pull(self.uri, directory, allow="*.py", options=self.options, storage_options=self.storage_options)
 
 
-def open_place(
-    uri: Uri, subfolder: str, options: Options | None, storage_options: StorageOptions | None
-) -> Place:
+def open_place(uri: Uri, subfolder: str, options: Options | None, storage_options: StorageOptions | None) -> Place:
     """Looks what is there, and fetches the config files.
 
     Args:
@@ -186,8 +184,8 @@ def _open_directory(text: str, options: Options | None) -> Place:
         )
     if not os.path.isdir(path):
         raise BlobNotFoundError(
-            f"{text} is no directory: give a path, or a URI such as s3://models/llama/. A model of the Hugging Face hub is to be "
-            "downloaded first (hf download), or loaded by transformers itself",
+            f"{text} is no directory: give a path, or a URI such as s3://models/llama/. A model of the Hugging Face "
+            "hub is to be downloaded first (hf download), or loaded by transformers itself",
             uri=text,
         )
     try:
@@ -213,8 +211,8 @@ def _read_all(
 ) -> tuple[dict[str, bytes], dict[str, SlipstreamError]]:
     """The contents of those files that are there, all at once; and why others could not be read.
 
-    Of a place that cannot be listed, a file that is refused may well be one that does not exist: stores answer so to those
-    who may not list.
+    Of a place that cannot be listed, a file that is refused may well be one that does not exist: stores answer so to
+    those who may not list.
     """
     contents: dict[str, bytes] = {}
     refused: dict[str, SlipstreamError] = {}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 from slipstream.errors import UsageError
@@ -14,7 +15,7 @@ Report: TypeAlias = Callable[[Progress], object]
 
 
 class SumOfProgress:
-    """Adds up the streams of one load. Streams may be iterated in different threads: the report is called in one at a time."""
+    """Adds up the streams of one load. Several threads may iterate them; the report is called in one at a time."""
 
     def __init__(self, report: Report, nbytes: int, tensors: int) -> None:
         """
@@ -73,14 +74,22 @@ class Bar:
             self._bar.close()
 
 
-def find_report(progress: bool | Report) -> Report | None:
-    """What to call with each Progress: None for nothing.
+@contextmanager
+def reporting(progress: bool | Report) -> Iterator[Report | None]:
+    """What to call with each Progress: None for nothing. A bar ends with the `with` block.
 
     Raises:
         UsageError: neither a truth value nor callable.
     """
     if callable(progress):
-        return progress
-    if not isinstance(progress, bool):
+        yield progress
+    elif not isinstance(progress, bool):
         raise UsageError(f"progress is {progress!r}; it is True, False or a function that takes a Progress")
-    return Bar() if progress else None
+    elif not progress:
+        yield None
+    else:
+        bar = Bar()
+        try:
+            yield bar
+        finally:
+            bar.close()
