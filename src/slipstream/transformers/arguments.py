@@ -92,8 +92,8 @@ def is_auto_class(auto_class: object) -> bool:
             return True
     raise UsageError(
         f"{getattr(auto_class, '__name__', repr(auto_class))} is no class of models: give AutoModelForCausalLM or "
-        "another Auto class, or a model's own class. Tokenizers and processors are loaded by transformers, from files that "
-        "slipstream.pull fetches"
+        "another Auto class, or a model's own class. Tokenizers and processors are loaded by transformers, from files "
+        "that slipstream.pull fetches"
     )
 
 

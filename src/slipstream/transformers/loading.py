@@ -94,7 +94,7 @@ def from_pretrained(
     model, info = loaded if wanted.wants_info else (loaded, None)
     _check_filled(model, place)
     _adjust_generation(model, place, wanted, changed=wanted.for_config.keys() - for_model.keys())
-    _name(model, place.shown)
+    _name(model, place.name)
     if _has_adapter(place):
         info = load_adapter_from(place, model, wanted.adapter_name).to_dict()
     return cast("PreTrainedModel", (model, info) if wanted.wants_info else model)

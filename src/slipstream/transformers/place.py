@@ -43,7 +43,8 @@ class Place:
 
     Attributes:
         uri: its address, with whatever signature or login the caller gave it. Not for people.
-        shown: the same without these: what texts and the model's `name_or_path` may have.
+        shown: the same without these, for texts.
+        name: likewise of what the caller gave, without a subfolder: the `name_or_path` of a model.
         names: the files directly in it; None where they cannot be listed.
         directory: itself, if it is local.
         small_files: the contents of its config files, if it is not.
@@ -53,6 +54,7 @@ class Place:
 
     uri: str = field(repr=False)
     shown: str
+    name: str
     names: frozenset[str] | None
     directory: Path | None
     small_files: Mapping[str, bytes] = field(repr=False)
@@ -134,18 +136,19 @@ def open_place(uri: Uri, subfolder: str, options: Options | None, storage_option
     text = os.fspath(uri) if isinstance(uri, str | os.PathLike) else None
     if not isinstance(text, str) or not text:
         raise UsageError(f"{uri!r} is no URI: give one directory or prefix, such as s3://models/llama/")
+    name = show_uri(text)
     if subfolder:
         text = join_uri(text, subfolder)
     scheme = _scheme(text)
     if scheme in ("", "file"):
-        return _open_directory(text, options)
+        return _open_directory(text, name, options)
     if scheme in _WEB:
         names, wanted = None, list(_SMALL_FILES)
     else:
         names = _list_names(text, options, storage_options)
         wanted = sorted(filter(_SMALL_FILE.fullmatch, names))
     contents, refused = _read_all(text, wanted, options, storage_options)
-    return Place(text, show_uri(text), names, None, contents, refused, options, storage_options)
+    return Place(text, show_uri(text), name, names, None, contents, refused, options, storage_options)
 
 
 def join_uri(uri: str, name: str) -> str:
@@ -176,7 +179,7 @@ def _scheme(uri: str) -> str:
     return found[1].lower() if found else ""
 
 
-def _open_directory(text: str, options: Options | None) -> Place:
+def _open_directory(text: str, name: str, options: Options | None) -> Place:
     path = unquote(urlsplit(text).path) if _scheme(text) else os.path.expanduser(text)
     if os.path.isfile(path):
         raise UsageError(
@@ -192,7 +195,7 @@ def _open_directory(text: str, options: Options | None) -> Place:
         names = frozenset(os.listdir(path))
     except PermissionError as error:
         raise AccessDeniedError(f"{path} may not be listed by this user: check its permissions", uri=path) from error
-    return Place(path, text, names, Path(path), {}, {}, options, None)
+    return Place(path, text, name, names, Path(path), {}, {}, options, None)
 
 
 def _list_names(uri: str, options: Options | None, storage_options: StorageOptions | None) -> frozenset[str]:
