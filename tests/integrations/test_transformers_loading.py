@@ -113,9 +113,8 @@ def test_old_names(tmp_path: Path) -> None:
 
 def test_key_mapping(llama: Path, tmp_path: Path) -> None:
     """Names that the caller maps are mapped."""
-    tensors = {
-        name.replace("model.", "decoder."): tensor for name, tensor in load_file(llama / "model.safetensors").items()
-    }
+    stored = load_file(llama / "model.safetensors")
+    tensors = {name.replace("model.", "decoder."): tensor for name, tensor in stored.items()}
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     (tmp_path / "config.json").write_bytes((llama / "config.json").read_bytes())
     assert_same_model(*load_both(AutoModelForCausalLM, tmp_path, key_mapping={r"^decoder\.": "model."}))
@@ -137,7 +136,7 @@ def test_type_of_the_weights(llama: Path, tmp_path: Path) -> None:
 
 
 def test_generation_config(tmp_path: Path) -> None:
-    """A generation config that lies there is loaded; without one, it is made of the model's config, as by transformers."""
+    """A generation config that lies there is loaded; without one, it is made of the model's config."""
     path = save_model("llama", tmp_path)
     GenerationConfig(temperature=0.3, do_sample=True, max_new_tokens=7, eos_token_id=9).save_pretrained(path)
     found, reference = load_both(AutoModelForCausalLM, path)
@@ -191,9 +190,8 @@ def test_the_file_that_transformers_takes(llama: Path, tmp_path: Path) -> None:
 
 def test_variant_and_subfolder(tmp_path: Path) -> None:
     """Both are as in transformers: a part of the weights' name, and a folder beneath."""
-    torch.manual_seed(1)
     save_model("llama", tmp_path / "inner", variant="fp16")
-    save_model("tied", tmp_path / "inner", max_shard_size="30KB")
+    (tmp_path / "inner" / "model.safetensors").write_bytes(b"another variant")
     assert_same_model(*load_both(AutoModelForCausalLM, tmp_path, subfolder="inner", variant="fp16"))
     save_model("llama", tmp_path / "shards", variant="fp16", max_shard_size="30KB")
     assert_same_model(*load_both(AutoModelForCausalLM, tmp_path, subfolder="shards", variant="fp16"))

@@ -1,4 +1,4 @@
-"""Small models of transformers with random weights, and how a model that slipstream loaded is compared with transformers' own."""
+"""Small models of transformers with random weights, and how what slipstream loads is compared with its own."""
 
 from __future__ import annotations
 

@@ -269,7 +269,7 @@ class ComingWeights:
         return stream
 
     def _addresses(self, tensors: Sequence[TensorInfo]) -> Uri | Sequence[Uri]:
-        """The files of these tensors alone, so that no other header is read; on the web what the caller gave, signed."""
+        """The files of these tensors alone, so that no other header is read; on the web what was given, signed."""
         used = [self._blobs[number].uri for number in sorted({info.blob for info in tensors})]
         if any(uri.startswith(("http://", "https://")) for uri in used):
             return self._weights
