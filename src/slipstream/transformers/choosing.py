@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 import slipstream
-from slipstream.errors import AccessDeniedError, BlobNotFoundError, SlipstreamError, UsageError
-from slipstream.transformers.place import Place, Uri, list_some
+from slipstream.errors import AccessDeniedError, BlobNotFoundError, ShardIndexError, SlipstreamError, UsageError
+from slipstream.transformers.place import Place, Uri, join_uri, list_some
 from slipstream.types import ReadPlan
 
 _WEIGHTS = (".safetensors", ".safetensors.index.json")
+_VARIANT_INDEX = re.compile(r"\.index\..+\.json$")
 _OTHER_WEIGHTS = (".bin", ".bin.index.json", ".gguf", ".pt", ".pth", ".h5", ".msgpack")
 
 
@@ -59,19 +62,48 @@ def plan_weights(
         return _plan_first(place, names)
     for name in names:
         if name in place.names or "/" in name:
-            return place.find(name), _plan(place, place.find(name))
+            found = _find(place, name)
+            return found, _plan(place, found)
     raise BlobNotFoundError(_explain_missing(place, names), uri=place.shown)
 
 
-def _plan_first(place: Place, names: Sequence[str]) -> tuple[str, ReadPlan]:
+def _plan_first(place: Place, names: Sequence[str]) -> tuple[Uri | Sequence[Uri], ReadPlan]:
     """Where nothing can be listed, asking is the only way to know."""
     failures: list[SlipstreamError] = []
     for name in names:
         try:
-            return place.find(name), _plan(place, place.find(name))
+            found = _find(place, name)
+            return found, _plan(place, found)
         except (BlobNotFoundError, AccessDeniedError) as error:
             failures.append(error)
     raise failures[0]
+
+
+def _find(place: Place, name: str) -> str | list[str]:
+    """The address of a file, or those of the shards that the index of a variant names: other loaders than transformers do
+    not know an index by such a name.
+
+    Raises:
+        ShardIndexError: the index is malformed, or a shard lies elsewhere.
+    """
+    address = place.find(name)
+    if not _VARIANT_INDEX.search(name):
+        return address
+    content = slipstream.read_file(address, options=place.options, storage_options=place.storage_options)
+    try:
+        shards = sorted({str(shard) for shard in json.loads(content)["weight_map"].values()})
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ShardIndexError(
+            f"{join_uri(place.shown, name)} is no index of shards, a JSON object with a weight_map: download it again",
+            uri=join_uri(place.shown, name),
+        ) from error
+    for shard in shards:
+        if PurePosixPath(shard).name != shard:
+            raise ShardIndexError(
+                f"{join_uri(place.shown, name)} names the shard {shard!r}, which would lie outside its directory",
+                uri=join_uri(place.shown, name),
+            )
+    return [place.find(shard) for shard in shards]
 
 
 def _plan(place: Place, weights: Uri | Sequence[Uri]) -> ReadPlan:
