@@ -80,8 +80,7 @@ def _plan_first(place: Place, names: Sequence[str]) -> tuple[Uri | Sequence[Uri]
 
 
 def _find(place: Place, name: str) -> str | list[str]:
-    """The address of a file, or those of the shards that the index of a variant names: other loaders than transformers do
-    not know an index by such a name.
+    """The address of a file; or of the shards in the index of a variant, whose name only transformers takes for one.
 
     Raises:
         ShardIndexError: the index is malformed, or a shard lies elsewhere.

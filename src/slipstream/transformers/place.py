@@ -141,7 +141,7 @@ def open_place(uri: Uri, subfolder: str, options: Options | None, storage_option
         text = join_uri(text, subfolder)
     scheme = _scheme(text)
     if scheme in ("", "file"):
-        return _open_directory(text, name, options)
+        return _open_directory(text, name, options, storage_options)
     if scheme in _WEB:
         names, wanted = None, list(_SMALL_FILES)
     else:
@@ -179,7 +179,7 @@ def _scheme(uri: str) -> str:
     return found[1].lower() if found else ""
 
 
-def _open_directory(text: str, name: str, options: Options | None) -> Place:
+def _open_directory(text: str, name: str, options: Options | None, storage_options: StorageOptions | None) -> Place:
     path = unquote(urlsplit(text).path) if _scheme(text) else os.path.expanduser(text)
     if os.path.isfile(path):
         raise UsageError(
@@ -195,7 +195,7 @@ def _open_directory(text: str, name: str, options: Options | None) -> Place:
         names = frozenset(os.listdir(path))
     except PermissionError as error:
         raise AccessDeniedError(f"{path} may not be listed by this user: check its permissions", uri=path) from error
-    return Place(path, text, name, names, Path(path), {}, {}, options, None)
+    return Place(path, text, name, names, Path(path), {}, {}, options, storage_options)
 
 
 def _list_names(uri: str, options: Options | None, storage_options: StorageOptions | None) -> frozenset[str]:
