@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -132,7 +132,7 @@ def test_adapter_beside_the_weights(base: Path, adapter: Path, tmp_path: Path) -
     both.mkdir()
     for path in (*base.iterdir(), *adapter.iterdir()):
         (both / path.name).write_bytes(path.read_bytes())
-    found, info = from_pretrained(AutoModelForCausalLM, both, output_loading_info=True)  # type: ignore[misc]
+    found, info = from_pretrained(AutoModelForCausalLM, both, output_loading_info=True)
     reference, expected = AutoModelForCausalLM.from_pretrained(both, output_loading_info=True)
     assert info == expected
     assert_same_tensors(found, reference)
@@ -179,7 +179,7 @@ def test_adapter_of_another_model(adapter: Path, base: Path, tmp_path: Path) -> 
 def test_arguments(name: str, adapter: Path, base: Path) -> None:
     """What would say another place is refused."""
     with pytest.raises(UsageError, match=name):
-        load_adapter(load_base(base), adapter, **{name: "x"})
+        load_adapter(load_base(base), adapter, **cast("Any", {name: "x"}))
 
 
 def test_peft_model(adapter: Path, base: Path) -> None:

@@ -33,7 +33,7 @@ CALM = Options(hedge=False, chunk_bytes=4096)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of layers, stored in the order of their names as text, behind padding that no first look reaches beyond."""
+    """A file of layers, stored in the order of their names as text, behind padding that the first looks end in."""
     folder = tmp_path_factory.mktemp("layers")
     tensors = {"aaa.padding": (Dtype.U8, (FIRST_LOOK_BYTES,), bytes(FIRST_LOOK_BYTES))}
     for name in sorted(f"layers.{layer}.weight" for layer in range(LAYERS)):

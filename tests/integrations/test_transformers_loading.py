@@ -250,13 +250,34 @@ def test_a_conversion_that_fails_is_an_error(tmp_path: Path) -> None:
         from_pretrained(AutoModelForCausalLM, path)
 
 
+def test_model_that_is_quantised(tmp_path: Path) -> None:
+    """A checkpoint of 8-bit floats and scales is put together as transformers does it, on a CPU in 16 bits."""
+    config = LlamaConfig(
+        hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4, vocab_size=99
+    )
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path)
+    tensors: dict[str, torch.Tensor] = {}
+    for name, tensor in load_file(tmp_path / "model.safetensors").items():
+        tensors[name] = tensor
+        if "proj" in name:
+            blocks = tensor.float().reshape(tensor.shape[0] // 128, 128, tensor.shape[1] // 128, 128)
+            scales = blocks.abs().amax(dim=(1, 3)) / 448
+            tensors[name] = (blocks / scales[:, None, :, None]).reshape(tensor.shape).to(torch.float8_e4m3fn)
+            tensors[f"{name}_scale_inv"] = scales
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    settings = {"quant_method": "fp8", "weight_block_size": [128, 128], "activation_scheme": "dynamic"}
+    content = json.loads((tmp_path / "config.json").read_text()) | {"quantization_config": settings}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    assert_same_model(*load_both(AutoModelForCausalLM, tmp_path, dtype="auto"))
+
+
 def test_device_map(llama: Path) -> None:
-    """The whole model on the CPU by name, and a part of it on the disk, which accelerate fetches when it is used."""
+    """The whole model on the CPU, by its name."""
     assert_same_model(*load_both(AutoModelForCausalLM, llama, device_map="cpu"))
 
 
 def test_part_on_the_disk(llama: Path, tmp_path: Path) -> None:
-    """What the device map leaves on the disk is put there, and computes the same."""
+    """What a device map leaves on the disk is put there, and fetched when it is used."""
     devices = {"model.embed_tokens": "cpu", "model.rotary_emb": "cpu", "model.norm": "cpu", "lm_head": "cpu"}
     devices |= {f"model.layers.{layer}": "disk" if layer > 4 else "cpu" for layer in range(12)}
     found = from_pretrained(AutoModelForCausalLM, llama, device_map=devices, offload_folder=str(tmp_path / "offloaded"))

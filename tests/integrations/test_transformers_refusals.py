@@ -21,7 +21,8 @@ from transformers import (
 )
 
 from slipstream import BlobNotFoundError, FormatError, MissingDependencyError, ModuleMismatchError, UsageError
-from slipstream.transformers import from_pretrained, load_adapter, loading
+from slipstream.transformers import from_pretrained, load_adapter
+from slipstream.transformers.model_class import find_model_class
 from tests.integrations.transformers_models import save_model
 
 
@@ -49,7 +50,7 @@ def change_config(path: Path, **values: object) -> None:
         ("variant", 16, "it is text"),
     ],
 )
-def test_arguments(name: str, value: object, advice: str, llama: Path) -> None:
+def test_arguments(name: str, value: Any, advice: str, llama: Path) -> None:
     """An argument that cannot work is named, with the reason."""
     with pytest.raises(UsageError, match=advice) as caught:
         from_pretrained(AutoModel, llama, **{name: value})
@@ -58,8 +59,20 @@ def test_arguments(name: str, value: object, advice: str, llama: Path) -> None:
 
 def test_arguments_that_say_nothing(llama: Path) -> None:
     """The same with their defaults, and what is for the hub, do no harm."""
-    hub = {"cache_dir": "/nowhere", "token": "x", "local_files_only": True, "force_download": False, "proxies": None}
-    nothing = {"state_dict": None, "revision": "main", "use_safetensors": True, "tp_plan": None, "variant": None}
+    hub: dict[str, Any] = {
+        "cache_dir": "/nowhere",
+        "token": "x",
+        "local_files_only": True,
+        "force_download": False,
+        "proxies": None,
+    }
+    nothing: dict[str, Any] = {
+        "state_dict": None,
+        "revision": "main",
+        "use_safetensors": True,
+        "tp_plan": None,
+        "variant": None,
+    }
     assert isinstance(from_pretrained(AutoModelForCausalLM, llama, **hub, **nothing), LlamaForCausalLM)
 
 
@@ -173,7 +186,8 @@ def test_another_transformers(llama: Path, monkeypatch: pytest.MonkeyPatch) -> N
         with torch.device("meta"):
             return cls(config)
 
-    monkeypatch.setattr(loading, "find_model_class", _patched(loading.find_model_class, leave_empty))
+    patched = _patched(find_model_class, leave_empty)
+    monkeypatch.setattr("slipstream.transformers.loading.find_model_class", patched)
     with pytest.raises(ModuleMismatchError, match=r"has left 113 tensors .* without values"):
         from_pretrained(AutoModelForCausalLM, llama)
 

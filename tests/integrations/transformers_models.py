@@ -13,6 +13,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageClassification,
+    AutoModelForImageTextToText,
     AutoModelForSeq2SeqLM,
     BertConfig,
     BertForMaskedLM,
@@ -20,9 +21,13 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
     MixtralConfig,
     MixtralForCausalLM,
     PreTrainedModel,
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
     ResNetConfig,
     ResNetForImageClassification,
     T5Config,
@@ -67,6 +72,27 @@ def make_t5() -> PreTrainedModel:
     )
 
 
+def make_llava() -> PreTrainedModel:
+    """Its config is made of two, and its names were others once."""
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return LlavaForConditionalGeneration(
+        LlavaConfig(
+            text_config=LlamaConfig(**SMALL, num_key_value_heads=2).to_dict(),
+            vision_config={"model_type": "clip_vision_model", "image_size": 32, "patch_size": 8, **vision},
+        )
+    )
+
+
+def make_qwen() -> PreTrainedModel:
+    """Text and vision, of which AutoModelForCausalLM takes the text."""
+    linear = {f"linear_{part}_head_dim": 8 for part in ("key", "value")}
+    linear |= {f"linear_num_{part}_heads": 2 for part in ("key", "value")}
+    layers = ["linear_attention", "full_attention"]
+    text = SMALL | linear | {"num_key_value_heads": 2, "head_dim": 8, "num_hidden_layers": 2, "layer_types": layers}
+    vision = {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 32}
+    return Qwen3_5ForConditionalGeneration(Qwen3_5Config(text_config=text, vision_config=vision | {"patch_size": 8}))
+
+
 def make_resnet() -> PreTrainedModel:
     """Its buffers are in the checkpoint: means, variances and counts of batches. They are not what they begin as."""
     model = ResNetForImageClassification(
@@ -85,6 +111,8 @@ MODELS: Mapping[str, tuple[Any, Callable[[], PreTrainedModel]]] = {
     "bert": (AutoModel, make_bert),
     "t5": (AutoModelForSeq2SeqLM, make_t5),
     "resnet": (AutoModelForImageClassification, make_resnet),
+    "llava": (AutoModelForImageTextToText, make_llava),
+    "qwen": (AutoModelForCausalLM, make_qwen),
 }
 
 
