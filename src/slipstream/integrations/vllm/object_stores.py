@@ -28,10 +28,11 @@ _STORE_PACKAGES = {
 
 def allow_object_stores() -> None:
     """Widens this process's vLLM. Safe to call again."""
-    if not hasattr(VllmConfig.try_verify_and_update_config, _MARK):
-        VllmConfig.try_verify_and_update_config = _accept_load_format(VllmConfig.try_verify_and_update_config)
-    if not hasattr(runai_utils.runai_pull_files, _MARK):
-        runai_utils.runai_pull_files = _pull_where_missing(runai_utils.runai_pull_files)
+    if _MARK in vars(runai_utils):  # not of what is replaced: without Run:ai's package that is no function
+        return
+    VllmConfig.try_verify_and_update_config = _accept_load_format(VllmConfig.try_verify_and_update_config)
+    runai_utils.runai_pull_files = _pull_where_missing(runai_utils.runai_pull_files)
+    setattr(runai_utils, _MARK, True)
 
 
 def _accept_load_format(original: Any) -> Any:
@@ -48,7 +49,6 @@ def _accept_load_format(original: Any) -> Any:
         finally:
             load_config.load_format = "slipstream"
 
-    setattr(verify, _MARK, True)
     return verify
 
 
@@ -68,5 +68,4 @@ def _pull_where_missing(original: Any) -> Any:
             return
         slipstream.pull(model_path, dst, allow=allow_pattern, ignore=ignore_pattern)
 
-    setattr(pull, _MARK, True)
     return pull
