@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,11 @@ from tests.compat.runai.files import BROKEN, ODD, write_all
 
 PROGRAM = Path(__file__).with_name("both_sides.py")
 REFUSED = {"raised": "ValueError"}
+
+pytestmark = pytest.mark.skipif(
+    not any(distributions(name="runai-model-streamer-s3")),
+    reason="the original is not installed: pip install 'runai-model-streamer[s3]'",
+)
 
 
 def ask(case: str, *arguments: object, original: bool) -> Any:

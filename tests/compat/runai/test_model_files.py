@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import slipstream
 from slipstream.testing.azurite import Azurite
@@ -195,6 +197,24 @@ def test_files_module_that_a_test_replaces(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(s3_utils, "get_s3_files_module", lambda: None)
     with pytest.raises(ImportError, match="S3 files module"):
         list_safetensors("s3://bucket/m/")
+
+
+def test_as_sglang_calls_it(store: str, model: Path, tmp_path: Path) -> None:
+    """Made without a `with`, patterns by position, left by __exit__; then listed and streamed, and not cloned."""
+    from runai_model_streamer import ObjectStorageModel, SafetensorsStreamer, list_safetensors
+
+    for _ in range(2):
+        made = ObjectStorageModel(model_path=store.rstrip("/"), dst=str(tmp_path / "cache"))
+        made.pull_files(None, ["*.pt", "*.safetensors", "*.bin", "*.tensors", "*.pth"])
+        made.__exit__(None, None, None)
+        assert files_in(tmp_path / "cache").keys() == {"config.json", "sub/tokenizer.json", ".runai_complete"}
+    with SafetensorsStreamer() as streamer:
+        streamer.stream_files(list_safetensors(store.rstrip("/")), device="cpu", is_distributed=False)
+        total = sum(len(tensors) for tensors in streamer.files_to_tensors_metadata.values())
+        kept = dict(streamer.get_tensors())
+    assert len(kept) == total == 9
+    expected = {name: tensor for path in model.glob("*.safetensors") for name, tensor in load_file(path).items()}
+    assert all(torch.equal(kept[name], tensor) for name, tensor in expected.items())
 
 
 def test_one_process_pulls_and_the_others_wait(store: str, model: Path, tmp_path: Path) -> None:

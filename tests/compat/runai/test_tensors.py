@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -82,6 +83,42 @@ def test_only_the_bytes_that_are_named_are_read(large: Path, tmp_path: Path) -> 
         asked = sum(request.body_bytes for request in server.requests)
     assert found.keys() == {"w3", "w7"}
     assert asked < 3 * ELEMENTS * 4
+
+
+@pytest.mark.parametrize("limit", [0, 3 * ELEMENTS * 4 + 1])
+def test_a_limit_bounds_what_is_read_ahead(
+    limit: int, large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a server too: no more than the limit is in flight, while the caller keeps everything."""
+    from runai_model_streamer.safetensors_streamer.loads import Load
+
+    monkeypatch.setenv("RUNAI_STREAMER_MEMORY_LIMIT", str(limit))
+    with RangeServer(tmp_path) as server:
+        load = Load([server.url(large.name)], None, None)
+        stream: Any = load.tensors
+        kept = dict(stream)
+        load.close()
+    assert stream.stats().peak_buffer_bytes <= (limit or ELEMENTS * 4)
+    expected = load_file(large)
+    assert kept.keys() == expected.keys()
+    assert all(torch.equal(kept[name], expected[name]) for name in kept)
+
+
+def test_another_device_than_the_host(large: Path) -> None:
+    """Gets each tensor as it comes; here the one that needs no hardware."""
+    from runai_model_streamer import FileChunks, FileStreamer, SafetensorsStreamer
+
+    with SafetensorsStreamer() as streamer:
+        streamer.stream_file(str(large), device="meta")
+        found = dict(streamer.get_tensors())
+        assert streamer.device_str == "meta"
+    assert {name: (tensor.is_meta, tensor.shape) for name, tensor in found.items()} == {
+        f"w{n}": (True, (ELEMENTS,)) for n in range(TENSORS)
+    }
+    with FileStreamer() as ranges:
+        ranges.stream_files([FileChunks(1, str(large), [0], [8])], device=torch.device("meta"))
+        ((number, position, data),) = ranges.get_chunks()
+    assert (number, position, data.is_meta, data.shape) == (1, 0, True, (1, 8))
 
 
 @pytest.mark.parametrize("count", [1, 3])
