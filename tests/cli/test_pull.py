@@ -73,7 +73,7 @@ def test_json(model: Path, tmp_path: Path) -> None:
         (("m", "m"), 2, "another directory"),
         (("m", "s3://b/to"), 2, "local directory"),
         (("ftp://m/m", "to"), 2, "ftp"),
-        (("m", "m/config.json"), 1, "something else of that name"),
+        (("m", "n/file"), 1, "something else of that name"),
         (("m", "to", "--memory-limit", "some"), 2, "some"),
     ],
 )
@@ -82,6 +82,7 @@ def test_what_cannot_be(
 ) -> None:
     """Mistakes end with 2, failures with 1, and one paragraph says what to do."""
     monkeypatch.chdir(model.parent)
+    write_files(model.parent / "n", {"file": 5})
     done = run("pull", *words)
     assert (done.returncode, done.stdout) == (code, "")
     assert said in " ".join(done.stderr.split())
@@ -119,9 +120,9 @@ def test_waiting_is_told(tmp_path: Path) -> None:
     (tmp_path / "served").mkdir()
     with RangeServer(tmp_path / "served") as server:
         served: Served = serve_files(server, tmp_path / "served", SIZES)
-        server.set_faults(Faults(Hold(when=When(path="model.safetensors", after=1))))
+        server.set_faults(Faults(Hold(when=When(path="model.safetensors", numbers=(2, 3, 4, 5)))))
         with start_child(served.url, tmp_path / "to") as first:
-            server.wait_held(1)
+            server.wait_held(4)
             code, screen = _pull_until_it_waits(served, tmp_path / "to")
             assert isinstance(hear(first), dict)
     assert code == 0
@@ -135,7 +136,6 @@ def _pull_until_it_waits(served: Served, directory: Path) -> tuple[int, str]:
     ) as process:
         assert process.stderr is not None
         said = process.stderr.readline()
-        served.server.set_faults(Faults())
         served.server.release()
         said += process.stderr.read()
     return process.returncode, said

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import resource
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +15,8 @@ import pytest
 import slipstream
 from slipstream import Progress
 from slipstream.pulling.directory import Directory
+from slipstream.pulling.record import Record, read_record
+from slipstream.types import Blob, ListedFile
 from tests.fuse.mounts import mount_in_memory
 from tests.pulling.models import SMALL_CHUNKS, own_names, read_tree, write_files
 
@@ -70,8 +74,7 @@ def test_full_in_the_midst(disk: Path, tmp_path: Path) -> None:
 def test_full_from_the_beginning(disk: Path, tmp_path: Path) -> None:
     """A disk without a byte left is told, whatever is the first that cannot be written."""
     write_files(tmp_path / "m", {"a.json": 1000})
-    with (disk / "filler").open("wb") as filler, pytest.raises(OSError, match="No space left"):
-        filler.write(b"x" * (4 << 20))
+    fill(disk)
     with pytest.raises(slipstream.WriteError, match="disk is full"):
         slipstream.pull(tmp_path / "m", disk / "to")
     assert read_tree(disk).keys() == {"filler"}
@@ -95,3 +98,43 @@ def test_files_larger_than_allowed(tmp_path: Path) -> None:
     slipstream.pull(tmp_path / "m", tmp_path / "to", options=SMALL_CHUNKS, progress=reports.append)
     assert read_tree(tmp_path / "to") == contents
     assert reports[-1].bytes_total < SIZES["c.bin"] - 1_000_000
+
+
+def test_a_disk_that_fails_behind_the_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What only shows when a file is brought to the disk is an error too, and no file appears that is not on it."""
+    contents = write_files(tmp_path / "m", SIZES)
+    fsync = os.fsync
+
+    def fail(descriptor: int) -> None:
+        if os.fstat(descriptor).st_size == SIZES["b.bin"]:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(slipstream.WriteError, match=r"the disk failed \(EIO\); look at the kernel log") as caught:
+            slipstream.pull(tmp_path / "m", tmp_path / "to", options=SMALL_CHUNKS)
+    assert caught.value.errno == errno.EIO
+    assert "b.bin" not in read_tree(tmp_path / "to")
+    slipstream.pull(tmp_path / "m", tmp_path / "to", options=SMALL_CHUNKS)
+    assert read_tree(tmp_path / "to") == contents
+    assert own_names(tmp_path / "to") == ["lock", "pull.jsonl"]
+
+
+def test_there_is_room_for_the_record(disk: Path) -> None:
+    """On a disk without a byte left, what has come can still be noted."""
+    file = ListedFile("b.bin", Blob("s3://m/b.bin", 100_000, '"e"'))
+    spans = tuple((start, start + 5) for start in range(0, 10_000, 10))  # more than a page of text
+    with Directory(str(disk / "to"), make=True) as place, Record(place, [file]) as record:
+        fill(disk)
+        record.note_landed(file, spans)
+        assert read_record(place)["b.bin"].landed == spans
+        assert own_names(disk / "to") == ["pull.jsonl"]
+
+
+def fill(disk: Path) -> None:
+    """Leaves no byte on a disk."""
+    with (disk / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while True:
+            filler.write(b"x" * 4096)
+    assert os.statvfs(disk).f_bavail == 0

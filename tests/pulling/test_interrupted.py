@@ -171,6 +171,7 @@ def test_replaced_while_it_is_pulled(tmp_path: Path) -> None:
         with start_child(server.url("a.bin"), tmp_path / "to") as child:
             server.wait_held(1)
             server.put("a.bin", b"2" * 600_000)
+            server.set_faults(Faults())
             server.release()
             code, _, err = finish(child)
         assert code == 1

@@ -25,14 +25,22 @@ from tests.pulling.models import CHUNK_BYTES, FIRST_LOOK_BYTES, SMALL_CHUNKS, Se
 LARGE = "large.bin"
 
 
+def hold_after(served: Served, count: int) -> None:
+    """Has the first process come no further: so many requests for the large file pass, the next ones wait at a gate.
+
+    These are as many as it makes at once, so that others may look at the file.
+    """
+    numbers = tuple(range(count + 1, count + 1 + int(SMALL_CHUNKS.concurrency)))
+    served.server.set_faults(Faults(Hold(when=When(path=LARGE, numbers=numbers))))
+
+
 def test_two_processes(served: Served, tmp_path: Path) -> None:
     """The second waits for the first, and finds all there: each byte is fetched once."""
-    served.server.set_faults(Faults(Hold(when=When(path=LARGE, after=3))))
+    hold_after(served, 3)
     with start_child(served.url, tmp_path / "to") as first:
-        served.server.wait_held(1)
+        served.server.wait_held(4)
         with start_child(served.url, tmp_path / "to") as second:
             assert hear(second) == "waiting"
-            served.server.set_faults(Faults())
             served.server.release()
             ends = [finish(first), finish(second)]
     assert [code for code, _, _ in ends] == [0, 0], ends
@@ -45,12 +53,11 @@ def test_two_processes(served: Served, tmp_path: Path) -> None:
 def test_the_first_is_killed(served: Served, tmp_path: Path) -> None:
     """When the first is killed, the second goes on at once, from where that one was."""
     came = 4 * CHUNK_BYTES
-    served.server.set_faults(Faults(Hold(when=When(path=LARGE, after=5))))
+    hold_after(served, 5)
     with start_child(served.url, tmp_path / "to") as first:
         wait_for(lambda: landed_bytes(tmp_path / "to", LARGE) == came, "what came is not noted")
         with start_child(served.url, tmp_path / "to") as second:
             assert hear(second) == "waiting"
-            served.server.set_faults(Faults())
             first.kill()
             first.wait(HANG_S)
             code, said, err = finish(second)
@@ -63,16 +70,15 @@ def test_the_first_is_killed(served: Served, tmp_path: Path) -> None:
 
 def test_ctrl_c_while_waiting(served: Served, tmp_path: Path) -> None:
     """Who waits can be interrupted; the one that pulls does not notice."""
-    served.server.set_faults(Faults(Hold(when=When(path=LARGE, after=3))))
+    hold_after(served, 3)
     with start_child(served.url, tmp_path / "to") as first:
-        served.server.wait_held(1)
+        served.server.wait_held(4)
         with start_child(served.url, tmp_path / "to") as second:
             assert hear(second) == "waiting"
             second.send_signal(signal.SIGINT)
             code, _, err = finish(second)
         assert code == -signal.SIGINT
         assert err.splitlines()[-1] == "KeyboardInterrupt"
-        served.server.set_faults(Faults())
         served.server.release()
         assert finish(first)[0] == 0
     assert read_tree(tmp_path / "to") == served.contents

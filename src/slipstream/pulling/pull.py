@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from slipstream.errors import UsageError
 from slipstream.options import Options
@@ -15,6 +15,9 @@ from slipstream.sources.locate import Uri
 from slipstream.sources.registry import Sources, StorageOptionsGiven
 from slipstream.sources.schemes import SCHEMES
 from slipstream.types import ListedFile, Progress
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def pull(
@@ -34,7 +37,7 @@ def pull(
     What is there already with the size and ETag of the store is not fetched again. Several files and several ranges of
     each come at once. A file appears under its name when it is whole and on the disk, and not before; one that was
     interrupted goes on from the bytes that are there, if its ETag is still the same. Nothing is removed. What is
-    known of the files is kept in `directory/.slipstream/`, which may be deleted at any time.
+    known of the files is kept in `directory/.slipstream/`, which may be deleted while nobody pulls.
 
     Many processes and threads may pull into one directory at once: one does, the others wait for it. A process that is
     killed blocks nobody. Nothing is ever written outside the directory, whatever the names in the store are.
@@ -59,7 +62,10 @@ def pull(
         BlobChangedError: a file was replaced in the store while it was fetched.
         WriteError: the directory cannot be written: the disk is full, or its permissions forbid it.
     """
-    from slipstream.pulling.fetch import fetch, holds_all  # here, as all of it: few programs pull
+    from pathlib import Path  # here, as all of it: few programs pull
+
+    from slipstream.pulling.directory import Directory
+    from slipstream.pulling.fetch import fetch, holds_all
     from slipstream.pulling.lock import hold_lock
 
     report = find_report(progress)
@@ -70,8 +76,6 @@ def pull(
         wanted = list_wanted(uri, is_wanted, sources)
         _check_apart(wanted, path)
         if not holds_all(path, wanted):
-            from slipstream.pulling.directory import Directory
-
             with Directory(path, make=True) as place, hold_lock(place) as waited:
                 if waited:  # the store may hold something else by now
                     wanted = list_wanted(uri, is_wanted, sources)

@@ -55,7 +55,7 @@ def read_record(directory: Directory) -> dict[str, Known]:
     for line in directory.read_own(_NAME).splitlines():
         try:
             path, found = _parse_line(line)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
         before = known.get(path)
         if found.landed and before is not None and before.blob == found.blob:
@@ -65,8 +65,10 @@ def read_record(directory: Directory) -> dict[str, Known]:
 
 
 def is_there(directory: Directory, file: ListedFile, known: Known | None) -> bool:
-    """Whether the directory holds this very file, whole, and as it was written."""
-    if known is None or known.mtime_ns is None or known.blob != file.blob or file.blob.etag is None:
+    """Whether the directory holds this very file, whole, and as it was written. Empty ones are all the same."""
+    if known is None or known.mtime_ns is None or known.blob != file.blob:
+        return False
+    if file.blob.etag is None and file.blob.size:
         return False
     status = directory.see(file.path)
     return status is not None and status.st_size == file.blob.size and _same_time(status.st_mtime_ns, known.mtime_ns)
