@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
     Tensor: TypeAlias = torch.Tensor | numpy.ndarray[Any, Any]
 
-# Large beside the requests that begin a window, small beside a host's memory. 2.2 GB from SeaweedFS took as long in windows
-# of 0.25 to 2 GiB as in one, within the noise of a machine that was busy.
+# Large beside the requests that begin a window, small beside a host's memory. 2.2 GB from SeaweedFS took as long in
+# windows of 0.25 to 2 GiB as in one, within the noise of a machine that was busy.
 _WINDOW_BYTES = 1 << 30
 
 
