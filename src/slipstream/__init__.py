@@ -24,7 +24,10 @@ from slipstream.errors import (
     UsageError,
 )
 from slipstream.options import Options
-from slipstream.streaming import inspect, load, load_into, plan, stream
+from slipstream.planning.divide import Cut
+from slipstream.planning.shard import Shard
+from slipstream.planning.shard_rules import shard_rules
+from slipstream.streaming import inspect, load, load_into, plan, plan_ranks, stream
 from slipstream.tensor_stream import TensorStream
 from slipstream.types import Blob, Checkpoint, Dtype, LoadStats, Progress, ReadPlan, TensorInfo
 
@@ -36,6 +39,7 @@ __all__ = [
     "BlobChangedError",
     "BlobNotFoundError",
     "Checkpoint",
+    "Cut",
     "Dtype",
     "FormatError",
     "LoadStats",
@@ -46,6 +50,7 @@ __all__ = [
     "Progress",
     "ReadError",
     "ReadPlan",
+    "Shard",
     "ShardIndexError",
     "SlipstreamError",
     "StreamClosedError",
@@ -57,5 +62,7 @@ __all__ = [
     "load",
     "load_into",
     "plan",
+    "plan_ranks",
+    "shard_rules",
     "stream",
 ]

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 from slipstream.delivery.base import choose_framework
@@ -18,11 +20,12 @@ from slipstream.errors import MemoryLimitError
 from slipstream.options import Options
 from slipstream.planning.build import plan_reads
 from slipstream.planning.select import Names, select_tensors
+from slipstream.planning.shard import Shard, ShardedTensors, shard_tensors
 from slipstream.progress import find_report
 from slipstream.sources.locate import Uri, locate_checkpoint
 from slipstream.sources.registry import Sources, StorageOptionsGiven
 from slipstream.tensor_stream import TensorStream
-from slipstream.types import Checkpoint, LoadStats, Progress, ReadPlan
+from slipstream.types import Checkpoint, LoadStats, Progress, ReadPlan, StorageFacts, Target
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +40,7 @@ def stream(
     device: Device = "cpu",
     framework: FrameworkName | None = None,
     names: Names | None = None,
+    shard: Shard | None = None,
     options: Options | None = None,
     storage_options: StorageOptionsGiven | None = None,
     progress: bool | Callable[[Progress], object] = False,
@@ -51,10 +55,13 @@ def stream(
         uri: a file, directory or glob, an s3://, gs:// or az:// blob, prefix or glob, an http(s):// URL, or a list of
             these. A directory or prefix is read through its `*.index.json` where it has one, else all its
             `*.safetensors`.
-        device: where the tensors are wanted; "cpu" in this version.
-        framework: "torch" or "numpy"; torch where it is installed.
+        device: where the tensors are wanted; "cpu" in this version. With framework="jax" a device of JAX or its name, a
+            jax.sharding.Sharding, or a function from a TensorInfo to one of these.
+        framework: "torch", "numpy" or "jax"; torch where it is installed.
         names: which tensors: a name or glob, a list of them, or a function from name to bool. Only
             their bytes are read. None is all.
+        shard: which part of them: only the rows and columns that belong to one rank are read and handed out
+            (docs/sharding.md). None is all of each.
         options: how to read; see Options.
         storage_options: how object stores and HTTP servers are reached, by the names that pandas and fsspec use:
             endpoint, region, credentials, anonymous, ca_bundle, proxy, headers (docs/object-stores.md). What is not
@@ -70,7 +77,7 @@ def stream(
         MemoryLimitError, MissingDependencyError: before any tensor is read.
         ReadError and others: while iterating; see TensorStream.
     """
-    return _begin(uri, device, framework, names, options, storage_options, progress)
+    return _begin(uri, device, framework, names, shard, options, storage_options, progress)
 
 
 def load(
@@ -79,13 +86,14 @@ def load(
     device: Device = "cpu",
     framework: FrameworkName | None = None,
     names: Names | None = None,
+    shard: Shard | None = None,
     options: Options | None = None,
     storage_options: StorageOptionsGiven | None = None,
     progress: bool | Callable[[Progress], object] = False,
 ) -> dict[str, Tensor]:
     """Loads a checkpoint as a whole: name -> tensor. Arguments, ownership and errors as in `stream`."""
     with _begin(
-        uri, device, framework, names, options, storage_options, progress, keeps=True, check=_check_fits
+        uri, device, framework, names, shard, options, storage_options, progress, keeps=True, check=_check_fits
     ) as tensors:
         return dict(tensors)
 
@@ -97,6 +105,7 @@ def load_into(
     device: Device = "cpu",
     strict: bool = True,
     names: Names | None = None,
+    shard: Shard | None = None,
     options: Options | None = None,
     storage_options: StorageOptionsGiven | None = None,
     progress: bool | Callable[[Progress], object] = False,
@@ -109,7 +118,7 @@ def load_into(
 
     Args:
         module: what to load into. It is changed while this runs, also when it ends in an error.
-        uri, device, names, options, storage_options, progress: as in `stream`.
+        uri, device, names, shard, options, storage_options, progress: as in `stream`.
         strict: whether names that only one side has are an error. Shapes that differ always are.
 
     Raises:
@@ -120,7 +129,7 @@ def load_into(
 
     filler = ModuleFiller(module, strict=strict)
     begun = _begin(
-        uri, device, "torch", names, options, storage_options, progress, keeps=filler.keeps, check=filler.check
+        uri, device, "torch", names, shard, options, storage_options, progress, keeps=filler.keeps, check=filler.check
     )
     with begun as tensors:
         for name, tensor in tensors:
@@ -149,19 +158,48 @@ def plan(
     *,
     device: Device = "cpu",
     names: Names | None = None,
+    shard: Shard | None = None,
     options: Options | None = None,
     storage_options: StorageOptionsGiven | None = None,
 ) -> ReadPlan:
     """Plans a load, from headers alone: which ranges are read, how, and why.
 
     Args:
-        uri, device, names, options, storage_options: as in `stream`.
+        uri, device, names, shard, options, storage_options: as in `stream`.
 
     Raises:
         As `inspect`; and TensorNotFoundError, MemoryLimitError.
     """
+    target = find_target(device)
     with Sources(storage_options, options) as sources:
-        return _plan(uri, device, names, options or Options(), sources)
+        return _plan(uri, target, names, [shard], options or Options(), sources)[0]
+
+
+def plan_ranks(
+    uri: Uri | Sequence[Uri],
+    shard: Shard,
+    *,
+    device: Device = "cpu",
+    names: Names | None = None,
+    options: Options | None = None,
+    storage_options: StorageOptionsGiven | None = None,
+) -> tuple[ReadPlan, ...]:
+    """Plans the loads of all ranks, from one look at the headers: what each of them reads.
+
+    Args:
+        uri, device, names, options, storage_options: as in `stream`.
+        shard: how many ranks there are, and by which rules they divide. Its own rank does not matter.
+
+    Returns:
+        One plan for each rank, in their order.
+
+    Raises:
+        As `plan`.
+    """
+    target = find_target(device)
+    shards = [replace(shard, rank=rank) for rank in range(shard.world_size)]
+    with Sources(storage_options, options) as sources:
+        return tuple(_plan(uri, target, names, shards, options or Options(), sources))
 
 
 def _describe(uri: Uri | Sequence[Uri], sources: Sources) -> Checkpoint:
@@ -169,16 +207,32 @@ def _describe(uri: Uri | Sequence[Uri], sources: Sources) -> Checkpoint:
 
 
 def _plan(
-    uri: Uri | Sequence[Uri], device: Device, names: Names | None, options: Options, sources: Sources
-) -> ReadPlan:
+    uri: Uri | Sequence[Uri],
+    target: Target,
+    names: Names | None,
+    shards: Sequence[Shard | None],
+    options: Options,
+    sources: Sources,
+    *,
+    aligned: bool = False,
+) -> list[ReadPlan]:
+    """A plan for each shard."""
     checkpoint = _describe(uri, sources)
     selected = select_tensors(checkpoint, names)
-    used = {tensor.blob for tensor in selected}
-    facts = [
-        sources.find(blob.uri).see_facts(blob) if number in used else None
-        for number, blob in enumerate(checkpoint.blobs)
-    ]
-    return plan_reads(checkpoint, selected, facts, options, find_target(device))
+
+    @cache
+    def see_facts(blob: int) -> StorageFacts:
+        found = checkpoint.blobs[blob]
+        return sources.find(found.uri).see_facts(found)
+
+    plans: list[ReadPlan] = []
+    for shard in shards:
+        whole = ShardedTensors(selected, None)
+        tensors, strips = whole if shard is None else shard_tensors(checkpoint, selected, shard)
+        used = {tensor.blob for tensor in tensors}
+        facts = [see_facts(number) if number in used else None for number in range(len(checkpoint.blobs))]
+        plans.append(plan_reads(checkpoint, tensors, facts, options, target, strips=strips, aligned=aligned))
+    return plans
 
 
 def _begin(
@@ -186,6 +240,7 @@ def _begin(
     device: Device,
     framework: FrameworkName | None,
     names: Names | None,
+    shard: Shard | None,
     options: Options | None,
     storage_options: StorageOptionsGiven | None,
     progress: bool | Callable[[Progress], object],
@@ -196,15 +251,21 @@ def _begin(
     """Plans a load and, if `check` does not object to the plan, begins to read. `keeps`: what is loaded is kept."""
     started = time.perf_counter(), time.process_time()
     options = options or Options()
-    require_host(device)
     delivered_as = choose_framework(framework)
+    for_jax = delivered_as == "jax"  # which places arrays itself, once they are in host memory
+    if not for_jax:
+        require_host(device)
+    target = Target.HOST if for_jax else find_target(device)
     report = find_report(progress)
     sources = Sources(storage_options, options)
     try:
-        reads = _plan(uri, device, names, options, sources)
+        (reads,) = _plan(uri, target, names, [shard], options, sources, aligned=for_jax)
         check(reads)
         populate = keeps if options.populate == "auto" else options.populate
-        return TensorStream(reads, delivered_as, options, sources, populate=populate, report=report, started=started)
+        placement = device if for_jax else None
+        return TensorStream(
+            reads, delivered_as, options, sources, placement=placement, populate=populate, report=report, started=started
+        )
     except BaseException:
         sources.close()
         raise

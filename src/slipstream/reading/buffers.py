@@ -48,6 +48,11 @@ class Region:
         self.pages = pages
         self.maps_file = maps_file
 
+    @property
+    def owns_pages(self) -> bool:
+        """Whether it is a mapping of its own, so that its pages hold nothing else."""
+        return self.pages or len(self.view) >= _HEAP_BYTES
+
     def slice(self, start: int, end: int) -> memoryview:
         """The bytes `[start, end)` of the blob."""
         return self.view[start - self.base : end - self.base]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from threading import Lock
 
 from slipstream.errors import BlobChangedError, ReadError
 from slipstream.reading.buffers import Region
@@ -13,14 +15,22 @@ from slipstream.types import Blob
 class OpenFile:
     """A file held open for reading through the page cache. Safe to use from many threads."""
 
-    def __init__(self, blob: Blob) -> None:
+    def __init__(self, blob: Blob, *, exact: bool = False) -> None:
+        """
+        Args:
+            exact: whether reads bring no more into the page cache than they ask for.
+        """
         self.blob = blob
+        self._direct: int | None = None
+        self._opening = Lock()
         try:
             self.descriptor = os.open(blob.uri, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise explain_os_error(error, blob.uri) from error
         try:
             self.check_unchanged()
+            if exact:
+                os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_RANDOM)
         except BaseException:
             self.close()
             raise
@@ -41,12 +51,42 @@ class OpenFile:
         """
         return os.open(f"/proc/self/fd/{self.descriptor}", os.O_RDONLY | os.O_CLOEXEC | flags)
 
+    def open_direct(self) -> int:
+        """A descriptor that bypasses the page cache, opened by the first call and closed with the file.
+
+        Raises:
+            OSError: as `open_again`.
+        """
+        with self._opening:
+            if self._direct is None:
+                self._direct = self.open_again(os.O_DIRECT)
+            return self._direct
+
     def read_buffered(self, region: Region, start: int, end: int) -> int:
         """Copies `[start, end)` out of the page cache, which reads what it lacks; returns the requests made."""
         requests = 0
         while start < end:
             start += self.read_some(self.descriptor, region.slice(start, end), start, end)
             requests += 1
+        return requests
+
+    def copy_pieces(self, pieces: Iterable[tuple[int, int, int]], target: memoryview) -> int:
+        """Copies many pieces out of the page cache, which reads what it lacks; returns the requests made.
+
+        Args:
+            pieces: start in the file, length, and place in the target of each.
+            target: where they go.
+
+        Raises:
+            ReadError: as `read_some`.
+        """
+        descriptor, requests = self.descriptor, 0
+        for start, length, place in pieces:
+            piece = target[place : place + length]
+            count = 0
+            while count < length:
+                count += self.read_some(descriptor, piece[count:], start + count, start + length)
+                requests += 1
         return requests
 
     def read_some(self, descriptor: int, target: memoryview, start: int, end: int) -> int:
@@ -70,5 +110,9 @@ class OpenFile:
         return count
 
     def close(self) -> None:
-        """Closes the descriptor."""
+        """Closes the descriptors."""
         os.close(self.descriptor)
+        with self._opening:
+            if self._direct is not None:
+                os.close(self._direct)
+                self._direct = None

@@ -33,18 +33,35 @@ class Transfer:
     Attributes:
         landed: bytes from the start of the range that are in memory.
         requests: HTTP requests made for it.
-        waiting: whether it pauses before another attempt.
         started: `time.monotonic()` when it was made.
+        inner: where bytes come into other memory first, the transfer of these, which is then what this one waits in.
+        passed: bytes that earlier inner ones have brought.
+        discarded: bytes that an inner one had brought when it was stopped.
     """
 
     def __init__(self) -> None:
         self.landed = 0
         self.requests = 0
-        self.waiting = False
+        self._waits = False
         self.started = monotonic()
+        self.inner: Transfer | None = None
+        self.passed = 0
+        self.discarded = 0
         self._condition = Condition()
         self._connection: Abortable | None = None
         self._stopped = False
+
+    @property
+    def received(self) -> int:
+        """Bytes that have come for it so far, wherever they are."""
+        inner = self.inner
+        return max(self.landed, self.passed) + (inner.landed if inner is not None else 0)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it pauses before another attempt."""
+        inner = self.inner
+        return self._waits or (inner is not None and inner.waiting)
 
     @property
     def stopped(self) -> bool:
@@ -75,9 +92,9 @@ class Transfer:
             TransferStopped: at once when that happens.
         """
         with self._condition:
-            self.waiting = True
+            self._waits = True
             self._condition.wait_for(lambda: self._stopped, seconds)
-            self.waiting = False
+            self._waits = False
             if self._stopped:
                 raise TransferStopped
 
@@ -88,6 +105,10 @@ class Transfer:
             self._condition.notify_all()
             if self._connection is not None:
                 self._connection.abort()
+
+    def abort(self) -> None:
+        """See Abortable: the outer transfer is stopped."""
+        self.begin_stop()
 
     def stop(self) -> None:
         """Lets nothing more be received, and waits until nothing is written any more."""
