@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 
+import slipstream
+from slipstream import Options, Shard
+from slipstream.sources.page_cache import count_cached_bytes
 from slipstream.testing.checkpoints import write_safetensors
-from tests.endings.sample import evict
+from tests.bench import loop_volume
+from tests.endings.sample import as_bytes, evict
 from tests.fallbacks import seccomp
 from tests.fallbacks.refused_load import Outcome, digest, run_refused
 from tests.fallbacks.seccomp import Refusal
@@ -85,3 +89,19 @@ def test_the_end_of_a_file(tmp_path: Path) -> None:
     width = ROW_BYTES + 1
     right = b"".join(data[row * width + width // 2 + 1 : (row + 1) * width] for row in range(ROWS))
     check(outcome, {"x": right})
+
+
+@pytest.mark.skipif(loop_volume.why_unavailable() is not None, reason=loop_volume.why_unavailable() or "")
+def test_sectors_of_four_kibibytes(tmp_path: Path) -> None:
+    """On a device that gives sectors of 4 KiB only, strips are read in these, past the page cache, and nothing is told."""
+    with loop_volume.mounted_volume(tmp_path, sector_bytes=4096) as volume:
+        path = volume / "a.safetensors"
+        contents = write_columns(path)
+        evict(path)
+        found = slipstream.stream(path, framework="numpy", shard=Shard.parse(HALF), options=Options(strategy="direct"))
+        assert as_bytes(found) == contents
+        assert found.stats().fallbacks == ()
+        with open(path, "rb") as file:
+            cached = count_cached_bytes(file.fileno(), 0, path.stat().st_size)
+        assert cached is not None
+        assert cached <= 512 << 10  # the header, and what was read ahead with it
