@@ -272,8 +272,10 @@ def _begin(
 
 
 def _check_fits(reads: ReadPlan) -> None:
-    if reads.memory_limit is not None and reads.nbytes > reads.memory_limit:
+    limit = reads.memory_limit
+    if limit is not None and reads.nbytes + reads.scratch_bytes > limit:
+        along = f" beside {reads.scratch_bytes:,} for what is read along with columns" if reads.scratch_bytes else ""
         raise MemoryLimitError(
-            f"load() keeps every tensor, {reads.nbytes:,} bytes, and memory_limit is {reads.memory_limit:,}: "
+            f"load() keeps every tensor, {reads.nbytes:,} bytes{along}, and memory_limit is {limit:,}: "
             "use stream() and drop each tensor, select with names=, or raise the limit"
         )
