@@ -264,7 +264,14 @@ def _begin(
         populate = keeps if options.populate == "auto" else options.populate
         placement = device if for_jax else None
         return TensorStream(
-            reads, delivered_as, options, sources, placement=placement, populate=populate, report=report, started=started
+            reads,
+            delivered_as,
+            options,
+            sources,
+            placement=placement,
+            populate=populate,
+            report=report,
+            started=started,
         )
     except BaseException:
         sources.close()

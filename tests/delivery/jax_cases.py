@@ -19,7 +19,7 @@ import slipstream
 from slipstream import Dtype, MissingDependencyError, Options, Shard, UsageError
 from slipstream.testing.checkpoints import write_safetensors
 from slipstream.testing.range_server import RangeServer
-from tests.streaming.random_checkpoints import make_content
+from tests.streaming.random_checkpoints import Content, make_content
 
 
 def as_bytes(array: Any) -> bytes:
@@ -29,7 +29,7 @@ def as_bytes(array: Any) -> bytes:
 @pytest.fixture
 def every_dtype(tmp_path: Path) -> tuple[Path, dict[str, tuple[Dtype, bytes]]]:
     """A tensor of every type, of shape (6, 8), an empty one and a scalar."""
-    tensors = {dtype.value: (dtype, (6, 8), make_content(dtype, (6, 8), 1)) for dtype in Dtype}
+    tensors: Content = {dtype.value: (dtype, (6, 8), make_content(dtype, (6, 8), 1)) for dtype in Dtype}
     tensors["empty"] = (Dtype.F32, (0, 3), b"")
     tensors["scalar"] = (Dtype.BF16, (), b"\x80\x3f")
     write_safetensors(tmp_path / "a.safetensors", tensors)
@@ -37,7 +37,7 @@ def every_dtype(tmp_path: Path) -> tuple[Path, dict[str, tuple[Dtype, bytes]]]:
 
 
 def test_every_dtype(every_dtype: tuple[Path, dict[str, tuple[Dtype, bytes]]]) -> None:
-    """Each type comes as NumPy's own or ml_dtypes' type of the same bytes: also 64 bits, which JAX narrows by default."""
+    """Each type comes as the type that NumPy and ml_dtypes have: also of 64 bits, which JAX narrows by default."""
     path, tensors = every_dtype
     arrays = slipstream.load(path, framework="numpy")
     found = slipstream.load(path, framework="jax")
@@ -50,7 +50,9 @@ def test_every_dtype(every_dtype: tuple[Path, dict[str, tuple[Dtype, bytes]]]) -
         assert found[name].devices() == {jax.devices("cpu")[0]}  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("options", [Options(strategy="direct"), Options(strategy="buffered"), Options(strategy="mapped")])
+@pytest.mark.parametrize(
+    "options", [Options(strategy="direct"), Options(strategy="buffered"), Options(strategy="mapped")]
+)
 def test_arrays_outlive_the_stream(options: Options, tmp_path: Path) -> None:
     """An array is valid as long as it is held, with its values, also after the file is gone."""
     data = numpy.random.default_rng(0).bytes(1 << 20)
@@ -67,14 +69,14 @@ def test_no_copy_where_memory_is_aligned(tmp_path: Path) -> None:
     """What is read from a store is the array's own memory: it is received to where XLA wants it."""
     data = numpy.random.default_rng(0).bytes(1 << 20)
     (tmp_path / "served").mkdir()
-    write_safetensors(tmp_path / "served" / "a.safetensors", {"odd": ("U8", (3,), b"abc"), "x": ("F32", (512, 512), data)})
+    write_safetensors(
+        tmp_path / "served" / "a.safetensors", {"odd": ("U8", (3,), b"abc"), "x": ("F32", (512, 512), data)}
+    )
     with RangeServer(tmp_path / "served") as server:
         found = slipstream.load(server.url("a.safetensors"), framework="jax", names="x")
     array = found["x"]
     assert as_bytes(array) == data
     assert array.unsafe_buffer_pointer() % 4096 == 0  # type: ignore[union-attr]  # XLA's own memory begins elsewhere
-
-
 
 
 def test_pieces_of_a_shard(tmp_path: Path) -> None:
@@ -101,7 +103,7 @@ def test_devices_there_are_not(device: Any, tmp_path: Path) -> None:
     write_safetensors(tmp_path / "a.safetensors", {"x": ("BF16", (4,), bytes(8))})
     if device in ("tpu", "gpu:0") and jax.default_backend() != "cpu":
         pytest.skip("this machine has one")
-    with pytest.raises(UsageError, match="JAX|device"):
+    with pytest.raises(UsageError, match=r"JAX|device"):
         slipstream.load(tmp_path, framework="jax", device=device)
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint with the proportions of Llama 3 8B and rows as long as its own, but an eighth or less as many of them."""
+"""A checkpoint with the proportions of Llama 3 8B and rows as long as its own, but far fewer of them."""
 
 from __future__ import annotations
 

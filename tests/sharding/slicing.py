@@ -98,7 +98,9 @@ def cuts(draw: st.DrawFn, shape: Sequence[int], world_size: int) -> Cut:
     if size % sum(parts):
         parts = (1,)
     lengths = [size * part // sum(parts) for part in parts]
-    unit = draw(st.sampled_from([unit for unit in range(1, max(lengths) + 1) if not any(n % unit for n in lengths)] or [1]))
+    unit = draw(
+        st.sampled_from([unit for unit in range(1, max(lengths) + 1) if not any(n % unit for n in lengths)] or [1])
+    )
     counts = [length // unit for length in lengths]
     shareable = all(count == 0 or count >= world_size or world_size % count == 0 for count in counts)
     return Cut(dim=dim, parts=parts, unit=unit, shared=shareable and draw(st.booleans()))

@@ -33,7 +33,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict
 
 
 def count_device_bytes() -> int:
-    """Bytes that this process has made the kernel fetch from a device: read-ahead, direct and asynchronous reads too."""
+    """Bytes that this process has made the kernel fetch from a device: ahead, past the cache, asynchronously."""
     match = re.search(r"^read_bytes: (\d+)", Path("/proc/self/io").read_text(), re.MULTILINE)
     assert match is not None
     return int(match[1])
@@ -76,7 +76,7 @@ def test_by_the_kernel(strategy: Any, rank: int, model: tuple[Path, dict[str, El
 
 
 def test_no_rank_reads_ahead_into_anothers_rows(model: tuple[Path, dict[str, Elements]]) -> None:
-    """Of rows that are mapped, what comes into the page cache is what was asked for, whatever the device reads ahead."""
+    """Of rows that are mapped, only what was asked for comes into the page cache, whatever the device reads ahead."""
     path, _ = model
     forget(path)
     names = [name for name in SHAPES if name not in COLUMNS]
@@ -88,7 +88,9 @@ def test_no_rank_reads_ahead_into_anothers_rows(model: tuple[Path, dict[str, Ele
     assert cached <= plan.nbytes + _SLACK_BYTES
 
 
-def test_by_the_servers_log(model: tuple[Path, dict[str, Elements]], range_root: Path, range_server: RangeServer) -> None:
+def test_by_the_servers_log(
+    model: tuple[Path, dict[str, Elements]], range_root: Path, range_server: RangeServer
+) -> None:
     """From a store rows are read exactly; of what is divided by columns all is read, in few requests."""
     path, elements = model
     served = range_root / "llama.safetensors"
@@ -98,7 +100,9 @@ def test_by_the_servers_log(model: tuple[Path, dict[str, Elements]], range_root:
     for name, array in elements.items():
         _check(found[name], array, name, 2)
     requests = range_server.requests
-    rows = sum(array.nbytes // (1 if "norm" in name else RANKS) for name, array in elements.items() if name not in COLUMNS)
+    rows = sum(
+        array.nbytes // (1 if "norm" in name else RANKS) for name, array in elements.items() if name not in COLUMNS
+    )
     columns = sum(elements[name].nbytes for name in COLUMNS)
     sent = sum(request.body_bytes for request in requests) - FIRST_LOOK_BYTES
     assert 0.98 * (rows + columns) <= sent <= rows + columns

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from slipstream import Options
 from slipstream.planning.gather import plan_gather
+from slipstream.planning.policy import choose_strategy
 from slipstream.reading.gather import find_pieces, find_runs
 from slipstream.types import Gather, StorageFacts, Strategy, StrategyChoice, Strips, Target
-from slipstream.planning.policy import choose_strategy
 from tests.planning.plans import make_facts
 
 DISK = make_facts(read_ahead_bytes=8 << 20)
@@ -86,9 +86,7 @@ def test_runs_join_what_is_near(strips: Strips, gap_bytes: int) -> None:
         assert right[0][0] - left[-1][0] - left[-1][1] > gap_bytes
 
 
-@given(
-    strips=any_strips(), gap_bytes=st.one_of(st.just("auto"), st.integers(0, 300)), span_bytes=st.integers(10, 3000)
-)
+@given(strips=any_strips(), gap_bytes=st.one_of(st.just("auto"), st.integers(0, 300)), span_bytes=st.integers(10, 3000))
 def test_figures_are_those_of_the_reads(strips: Strips, gap_bytes: int, span_bytes: int) -> None:
     """source_bytes is the sum of the runs of all steps; none takes more than the span unless one row must."""
     planned = gather(strips, options=replace(Options(), gap_bytes=gap_bytes), span_bytes=span_bytes)
@@ -106,7 +104,7 @@ def test_figures_are_those_of_the_reads(strips: Strips, gap_bytes: int, span_byt
 
 
 def test_one_decision_for_each_storage() -> None:
-    """The same strips, 21 kB apart, are read one by one from a disk, and along with their gaps from what is far away."""
+    """The same strips, 21 kB apart, are read one by one from a disk, and with their gaps from what is far away."""
     strips = columns(4096, 7168, 28_672)
     assert not gather(strips, DISK).joins_all
     assert gather(strips, DISK).source_bytes == 4096 * 7168
@@ -151,7 +149,7 @@ def test_reasons_name_strips_gaps_and_storage() -> None:
 
 
 def test_who_bypasses_the_page_cache() -> None:
-    """Single strips of a disk's file are read in sectors, but not where the caller wants another way or there is none."""
+    """Single strips of a disk are read in sectors, but not where the caller wants another way or there is none."""
     strips = columns(4096, 7168, 28_672)
     assert gather(strips, DISK).bypasses
     assert gather(strips, DISK, Options(strategy="direct")).bypasses

@@ -32,12 +32,15 @@ def cut(checkpoint: Checkpoint, rank: int, world_size: int, rules: Any = "auto",
     return shard_tensors(checkpoint, checkpoint.tensors, Shard(rank, world_size, rules, **more))
 
 
-def shapes(checkpoint: Checkpoint, rank: int, world_size: int, rules: Any = "auto", **more: Any) -> dict[str, tuple[int, ...]]:
+def shapes(
+    checkpoint: Checkpoint, rank: int, world_size: int, rules: Any = "auto", **more: Any
+) -> dict[str, tuple[int, ...]]:
     return {info.name: info.shape for info in cut(checkpoint, rank, world_size, rules, **more).tensors}
 
 
 def mixtral(layers: int = 1, experts: int = 8) -> Checkpoint:
     """Mixtral 8x7B with fewer layers."""
+
     def tensors() -> Iterable[tuple[str, tuple[int, ...]]]:
         yield "model.embed_tokens.weight", (32_000, 4096)
         for layer in (f"model.layers.{number}" for number in range(layers)):
@@ -73,7 +76,7 @@ def test_llama() -> None:
         "model.norm.weight": (4096,),
         "lm_head.weight": (32_064, 4096),
     }
-    assert set(cut(layout("llama-3-8b"), 1, 4).strips) == {
+    assert set(cut(layout("llama-3-8b"), 1, 4).strips or ()) == {
         f"{LAYER}.self_attn.o_proj.weight",
         f"{LAYER}.mlp.down_proj.weight",
     }
@@ -257,7 +260,9 @@ def test_shards_as_text(text: str, expected: Shard) -> None:
         assert list(found.rules) == list(expected.rules)
 
 
-@pytest.mark.parametrize("text", ["", "1", "4/4", "a/b", "-1/4", "0/4:gpt", "0/4:x=y", "0/4:llama,auto", "0/4:head_dim=x", "0/0"])
+@pytest.mark.parametrize(
+    "text", ["", "1", "4/4", "a/b", "-1/4", "0/4:gpt", "0/4:x=y", "0/4:llama,auto", "0/4:head_dim=x", "0/0"]
+)
 def test_text_that_is_no_shard(text: str) -> None:
     """What is not of that form is wrong usage."""
     with pytest.raises(UsageError):

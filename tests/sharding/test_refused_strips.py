@@ -1,4 +1,4 @@
-"""Calls for reading strips that the kernel refuses, in a process of its own: the same bytes by another way, told once."""
+"""Calls for reading strips that the kernel refuses, in a process of its own: the same bytes in another way."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_the_end_of_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(loop_volume.why_unavailable() is not None, reason=loop_volume.why_unavailable() or "")
 def test_sectors_of_four_kibibytes(tmp_path: Path) -> None:
-    """On a device that gives sectors of 4 KiB only, strips are read in these, past the page cache, and nothing is told."""
+    """On a device that gives sectors of 4 KiB only, strips are read in these, past the page cache."""
     with loop_volume.mounted_volume(tmp_path, sector_bytes=4096) as volume:
         path = volume / "a.safetensors"
         contents = write_columns(path)

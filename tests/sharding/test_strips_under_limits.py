@@ -69,14 +69,18 @@ def test_the_limit_says_what_it_is_for(checkpoint: tuple[Path, dict[str, bytes]]
     assert "700,000" in str(caught.value)
 
 
+def _hold(stream: slipstream.TensorStream, held: dict[str, Any]) -> None:
+    for name, tensor in stream:
+        held[name] = tensor
+
+
 def test_holding_everything_is_still_an_error(checkpoint: tuple[Path, dict[str, bytes]]) -> None:
     """A caller who holds all pieces under a limit gets the usual error, and what he holds is right."""
     path, expected = checkpoint
     how = Options(memory_limit=3 << 20, memory_wait_s=0.05)
     held: dict[str, Any] = {}
     with slipstream.stream(path, shard=HALF, framework="numpy", options=how) as stream, pytest.raises(MemoryLimitError):
-        for name, tensor in stream:
-            held[name] = tensor
+        _hold(stream, held)
     assert 1 <= len(held) < COUNT
     assert all(tensor_bytes(tensor) == expected[name] for name, tensor in held.items())
 
@@ -126,7 +130,10 @@ def test_failing_storage(strategy: Any, gap_bytes: int, faulty_fs: tuple[FaultyF
     mounted.fail_from(bad)
     with pytest.raises(ReadError, match="EIO") as caught:
         slipstream.load(
-            path, shard=HALF, framework="numpy", options=Options(gap_bytes=gap_bytes, strategy=strategy, chunk_bytes=1 << 20)
+            path,
+            shard=HALF,
+            framework="numpy",
+            options=Options(gap_bytes=gap_bytes, strategy=strategy, chunk_bytes=1 << 20),
         )
     wait_nothing_left(before, mounted.mount_point)
     error = caught.value
@@ -136,9 +143,7 @@ def test_failing_storage(strategy: Any, gap_bytes: int, faulty_fs: tuple[FaultyF
     assert error.offset + error.length > bad
 
 
-def test_leaving_while_a_server_holds_back(
-    range_root: Path, range_server: RangeServer, tmp_path: Path
-) -> None:
+def test_leaving_while_a_server_holds_back(range_root: Path, range_server: RangeServer, tmp_path: Path) -> None:
     """Closing a stream whose strips a server holds back ends at once, also for reads that wait for memory."""
     write_columns(range_root / "held.safetensors")
     before = see_footprint(tmp_path)
@@ -161,7 +166,7 @@ def test_a_truncated_file(checkpoint: tuple[Path, dict[str, bytes]]) -> None:
         next(stream)
         with open(path, "r+b") as file:
             file.truncate(ROWS * ROW_BYTES * 4)
-        with pytest.raises(ReadError, match="truncated|changed"):
+        with pytest.raises(ReadError, match=r"truncated|changed"):
             for _ in stream:
                 pass
 

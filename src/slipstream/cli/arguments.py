@@ -37,8 +37,8 @@ Shard = Annotated[
     str | None,
     typer.Option(
         metavar="RANK/WORLD[:RULES]",
-        help="Only what belongs to one rank of several, by ready rules (llama, qwen, mixtral, qwen-ep, mixtral-ep) or by "
-        "PATTERN=DIMENSION and PATTERN=none, separated by commas; head_dim=N is the size of a head.",
+        help="Only what belongs to one rank of several, by ready rules (llama, qwen, mixtral, qwen-ep, mixtral-ep) or "
+        "by PATTERN=DIMENSION and PATTERN=none, separated by commas; head_dim=N is the size of a head.",
     ),
 ]
 Strategy = Annotated[

@@ -91,7 +91,6 @@ def _print_plan(console: Console, read_plan: ReadPlan) -> None:
 
 
 def _facts(read_plan: ReadPlan) -> Iterable[tuple[str, str]]:
-    checkpoint = read_plan.checkpoint
     skipped = _skipped_tensors(read_plan)
     chunks = sorted({choice.chunk_bytes for choice in read_plan.choices if choice is not None})
     along = read_plan.source_bytes - read_plan.nbytes

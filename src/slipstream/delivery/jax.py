@@ -24,7 +24,7 @@ _WIDE = frozenset("iuf")
 
 
 class JaxFramework:
-    """Delivers jax.Array. On the CPU it is made of the memory that was read into, where that is aligned as XLA wants."""
+    """Delivers jax.Array; on the CPU without a copy, where the memory that was read into is aligned as XLA wants."""
 
     def __init__(self, placement: Placement) -> None:
         """

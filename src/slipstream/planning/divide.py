@@ -1,6 +1,6 @@
 """Which part of one tensor belongs to a rank, and where its bytes lie. Pure arithmetic.
 
-    Cut, shape  ->  index ranges along one dimension  ->  a contiguous range, or Strips
+Cut, shape  ->  index ranges along one dimension  ->  a contiguous range, or Strips
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def _bypasses(facts: StorageFacts, choice: StrategyChoice, options: Options) -> 
 def _explain(strips: Strips, gap: int, wanted_gap: int, facts: StorageFacts) -> str:
     count = strips.rows * len(strips.blocks)
     longest = max(end - start for start, end in strips.blocks)
-    gaps = [*strips.gaps, *([strips.gap_between_rows] if strips.rows > 1 else [])]
+    gaps = [*strips.gaps, *([strips.gap_between_rows] if strips.rows > 1 or len(strips.blocks) == 1 else [])]
     apart = f"{min(gaps):,}" if min(gaps) == max(gaps) else f"{min(gaps):,} to {max(gaps):,}"
     what = f"{count:,} strips of {'up to ' if len(strips.blocks) > 1 else ''}{longest:,} bytes, {apart} apart"
     where = "a store" if facts.over_http else facts.filesystem

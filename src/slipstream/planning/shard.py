@@ -1,6 +1,6 @@
 """Which part of a checkpoint a rank needs: rules from names of tensors to how each is divided. Pure functions.
 
-    Shard, Checkpoint  ->  TensorInfos of the rank's pieces, and Strips for those that are not contiguous
+Shard, Checkpoint  ->  TensorInfos of the rank's pieces, and Strips for those that are not contiguous
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Brings the strips of a tensor together in memory that holds nothing else.
 
-    whole rows, with what lies between strips     one read into scratch, and from there strided copies
-    single strips of a file                       hundreds of reads at once, in sectors (pieces.py)
-    the rest                                      pieces that are near are read together, others straight to their place
+whole rows, with what lies between strips     one read into scratch, and from there strided copies
+single strips of a file                       hundreds of reads at once, in sectors (pieces.py)
+the rest                                      pieces that are near are read together, others straight to their place
 """
 
 from __future__ import annotations
@@ -107,9 +107,7 @@ class Gatherer:
         with self._scratch.lend() as scratch:
             return direct.read(pieces, target, scratch, note_fallback)
 
-    def _read_run(
-        self, reader: BlobReader, run: Pieces, address: int, target: memoryview, transfer: Transfer
-    ) -> int:
+    def _read_run(self, reader: BlobReader, run: Pieces, address: int, target: memoryview, transfer: Transfer) -> int:
         start, stop = int(run.starts[0]), int(run.starts[-1] + run.lengths[-1])
         place, place_end = int(run.places[0]), int(run.places[-1] + run.lengths[-1])
         if len(run) == 1:

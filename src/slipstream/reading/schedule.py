@@ -327,7 +327,7 @@ class Schedule:
         return None
 
     def _is_slow(self, read: Read, seconds: float, at_the_end: bool) -> bool:
-        if read.won or read.lost or read.transfer.waiting or not self._is_ranged(read):
+        if read.won or read.lost or read.transfer.pauses or not self._is_ranged(read):
             return False  # of a chunk that is decided the memory may be handed out already
         nbytes = self._source_bytes(read, read.start)
         return self._peers.is_straggler(nbytes, read.transfer.received, seconds, at_the_end=at_the_end)

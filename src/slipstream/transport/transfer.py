@@ -33,6 +33,7 @@ class Transfer:
     Attributes:
         landed: bytes from the start of the range that are in memory.
         requests: HTTP requests made for it.
+        waiting: whether it pauses before another attempt.
         started: `time.monotonic()` when it was made.
         inner: where bytes come into other memory first, the transfer of these, which is then what this one waits in.
         passed: bytes that earlier inner ones have brought.
@@ -42,7 +43,7 @@ class Transfer:
     def __init__(self) -> None:
         self.landed = 0
         self.requests = 0
-        self._waits = False
+        self.waiting = False
         self.started = monotonic()
         self.inner: Transfer | None = None
         self.passed = 0
@@ -58,10 +59,10 @@ class Transfer:
         return max(self.landed, self.passed) + (inner.landed if inner is not None else 0)
 
     @property
-    def waiting(self) -> bool:
-        """Whether it pauses before another attempt."""
+    def pauses(self) -> bool:
+        """Whether it waits before another attempt, itself or its inner one."""
         inner = self.inner
-        return self._waits or (inner is not None and inner.waiting)
+        return self.waiting or (inner is not None and inner.waiting)
 
     @property
     def stopped(self) -> bool:
@@ -92,9 +93,9 @@ class Transfer:
             TransferStopped: at once when that happens.
         """
         with self._condition:
-            self._waits = True
+            self.waiting = True
             self._condition.wait_for(lambda: self._stopped, seconds)
-            self._waits = False
+            self.waiting = False
             if self._stopped:
                 raise TransferStopped
 
