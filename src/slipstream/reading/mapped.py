@@ -39,7 +39,14 @@ class MappedReader:
         if op.copies:
             return map_region(op.start, op.end, None, end_lease)
         try:
-            return map_region(op.start, op.end, self.file.descriptor, end_lease, huge_pages=self._huge_pages)
+            return map_region(
+                op.start,
+                op.end,
+                self.file.descriptor,
+                end_lease,
+                huge_pages=self._huge_pages,
+                exact=self._exact,
+            )
         except OSError as error:
             self._note_fallback(f"mapping was refused ({error.strerror}): read through the page cache instead")
             return map_region(op.start, op.end, None, end_lease)
