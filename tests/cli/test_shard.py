@@ -19,7 +19,7 @@ def test_plan_shows_every_rank(tiny: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert re.search(r"^0 +39 +4\.00 MB", done.stdout, re.MULTILINE)
     assert re.search(r"^1 \(this\) +39 +4\.00 MB", done.stdout, re.MULTILINE)
-    assert re.search(r"^all +8\.01 MB", done.stdout, re.MULTILINE)
+    assert re.search(r"^all +8\.00 MB +9\.96 MB +124\.5 %", done.stdout, re.MULTILINE)
     assert "of the checkpoint" in done.stdout
     assert re.search(r"columns +\d+ tensors: [\d,]+ strips of \d+ bytes", done.stdout)
 

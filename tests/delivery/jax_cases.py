@@ -21,6 +21,8 @@ from slipstream.testing.checkpoints import write_safetensors
 from slipstream.testing.range_server import RangeServer
 from tests.streaming.random_checkpoints import Content, make_content
 
+Spec: Any = PartitionSpec  # without annotations in JAX itself
+
 
 def as_bytes(array: Any) -> bytes:
     return numpy.asarray(array).tobytes()
@@ -39,15 +41,15 @@ def every_dtype(tmp_path: Path) -> tuple[Path, dict[str, tuple[Dtype, bytes]]]:
 def test_every_dtype(every_dtype: tuple[Path, dict[str, tuple[Dtype, bytes]]]) -> None:
     """Each type comes as the type that NumPy and ml_dtypes have: also of 64 bits, which JAX narrows by default."""
     path, tensors = every_dtype
-    arrays = slipstream.load(path, framework="numpy")
-    found = slipstream.load(path, framework="jax")
+    arrays: Any = slipstream.load(path, framework="numpy")
+    found: Any = slipstream.load(path, framework="jax")
     assert set(found) == set(tensors)
     for name, (_, data) in tensors.items():
         assert isinstance(found[name], jax.Array)
         assert as_bytes(found[name]) == data
-        assert found[name].dtype == arrays[name].dtype  # type: ignore[union-attr]
+        assert found[name].dtype == arrays[name].dtype
         assert found[name].shape == arrays[name].shape
-        assert found[name].devices() == {jax.devices("cpu")[0]}  # type: ignore[union-attr]
+        assert found[name].devices() == {jax.devices("cpu")[0]}
 
 
 @pytest.mark.parametrize(
@@ -74,9 +76,9 @@ def test_no_copy_where_memory_is_aligned(tmp_path: Path) -> None:
     )
     with RangeServer(tmp_path / "served") as server:
         found = slipstream.load(server.url("a.safetensors"), framework="jax", names="x")
-    array = found["x"]
+    array: Any = found["x"]
     assert as_bytes(array) == data
-    assert array.unsafe_buffer_pointer() % 4096 == 0  # type: ignore[union-attr]  # XLA's own memory begins elsewhere
+    assert array.unsafe_buffer_pointer() % 4096 == 0  # XLA's own memory begins elsewhere
 
 
 def test_pieces_of_a_shard(tmp_path: Path) -> None:
@@ -93,8 +95,8 @@ def test_devices_by_name(device: str, tmp_path: Path) -> None:
     write_safetensors(tmp_path / "a.safetensors", {"x": ("BF16", (4,), bytes(8))})
     expected = {jax.devices("cpu")[0]}
     for given in (device, jax.devices("cpu")[0], lambda info: device):
-        found = slipstream.load(tmp_path, framework="jax", device=given)
-        assert found["x"].devices() == expected  # type: ignore[union-attr]
+        found: Any = slipstream.load(tmp_path, framework="jax", device=given)
+        assert found["x"].devices() == expected
 
 
 @pytest.mark.parametrize("device", ["cpu:99", "tpu", "gpu:0", "meta", 3, "cpu:"])
@@ -126,7 +128,7 @@ def mesh() -> Mesh:
 
 def test_a_sharding_gives_each_device_its_part(two: Path, mesh: Mesh) -> None:
     """With a sharding, every device holds the slice that is its own, and no more."""
-    rows = NamedSharding(mesh, PartitionSpec("model"))
+    rows = NamedSharding(mesh, Spec("model"))
     whole = numpy.asarray(slipstream.load(two, framework="numpy")["matrix"])
     found: Any = slipstream.load(two, framework="jax", device=rows, names="matrix")["matrix"]
     assert found.sharding == rows
@@ -141,7 +143,7 @@ def test_a_function_says_where_each_goes(two: Path, mesh: Mesh) -> None:
     """device= may be a function from a tensor's description to a place."""
 
     def place(info: slipstream.TensorInfo) -> Any:
-        return NamedSharding(mesh, PartitionSpec("data", "model")) if len(info.shape) == 2 else "cpu:3"
+        return NamedSharding(mesh, Spec("data", "model")) if len(info.shape) == 2 else "cpu:3"
 
     found: Any = slipstream.load(two, framework="jax", device=place)
     assert {shard.data.shape for shard in found["matrix"].addressable_shards} == {(4, 3)}
@@ -151,7 +153,7 @@ def test_a_function_says_where_each_goes(two: Path, mesh: Mesh) -> None:
 def test_a_sharding_that_does_not_fit(two: Path, mesh: Mesh) -> None:
     """A tensor that a sharding cannot divide is named in the error, with the way out."""
     with pytest.raises(UsageError, match="function") as caught:
-        slipstream.load(two, framework="jax", device=NamedSharding(mesh, PartitionSpec("model")))
+        slipstream.load(two, framework="jax", device=NamedSharding(mesh, Spec("model")))
     assert "'vector'" in str(caught.value)
 
 

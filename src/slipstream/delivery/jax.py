@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, TypeAlias, cast
 
 import jax
@@ -48,10 +49,10 @@ class JaxFramework:
     def _put(self, info: TensorInfo, array: numpy.ndarray[Any, numpy.dtype[Any]]) -> jax.Array:
         place = self._find_place(info)
         try:
-            if array.dtype.itemsize == 8 and array.dtype.kind in _WIDE:
-                with jax.enable_x64(True):
-                    return jax.device_put(array, place, may_alias=True)
-            return jax.device_put(array, place, may_alias=True)
+            is_wide = array.dtype.itemsize == 8 and array.dtype.kind in _WIDE
+            with jax.enable_x64(True) if is_wide else nullcontext():
+                placed: jax.Array = jax.device_put(array, place, may_alias=True)
+            return placed
         except (TypeError, ValueError) as error:
             if isinstance(place, jax.sharding.Sharding):
                 raise UsageError(
