@@ -174,6 +174,12 @@ class Options:
             raise UsageError(f"bandwidth_limit is {limit!r}; it is bytes per second, at least 1,024, or None")
 
 
+def read_local_world_size() -> int:
+    """How many ranks torchrun has started on this host; 1 where it has not."""
+    text = os.environ.get("LOCAL_WORLD_SIZE", "").strip()
+    return int(text) if re.fullmatch(r"[1-9][0-9]{0,6}", text) else 1
+
+
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 

@@ -17,7 +17,7 @@ from slipstream.delivery.base import choose_framework
 from slipstream.delivery.device import find_target, require_host
 from slipstream.describe import describe_checkpoint
 from slipstream.errors import MemoryLimitError
-from slipstream.options import Options
+from slipstream.options import Options, read_local_world_size
 from slipstream.planning.build import plan_reads
 from slipstream.planning.select import Names, select_tensors
 from slipstream.planning.shard import Shard, ShardedTensors, shard_tensors
@@ -229,9 +229,12 @@ def _plan(
     for shard in shards:
         whole = ShardedTensors(selected, None)
         tensors, strips = whole if shard is None else shard_tensors(checkpoint, selected, shard)
+        shared = shard is not None and (shard.ranks_per_host or read_local_world_size()) > 1
         used = {tensor.blob for tensor in tensors}
         facts = [see_facts(number) if number in used else None for number in range(len(checkpoint.blobs))]
-        plans.append(plan_reads(checkpoint, tensors, facts, options, target, strips=strips, aligned=aligned))
+        plans.append(
+            plan_reads(checkpoint, tensors, facts, options, target, strips=strips, shared=shared, aligned=aligned)
+        )
     return plans
 
 

@@ -263,6 +263,19 @@ class Strips:
         return self.row_bytes - self.blocks[-1][1] + self.blocks[0][0]
 
 
+class StripWay(StrEnum):
+    """How strips are read that are not read along with what lies between them.
+
+    SECTORS: past the page cache, hundreds at once.
+    SHARED: copied from the page cache, where all between them has been brought in too, for other ranks on this host.
+    APART: a plain read or request for each.
+    """
+
+    SECTORS = "sectors"
+    SHARED = "shared"
+    APART = "apart"
+
+
 @dataclass(frozen=True, slots=True)
 class Gather:
     """How strips are brought together in memory that holds nothing else.
@@ -272,7 +285,7 @@ class Gather:
         gap_bytes: blocks that are no further apart are read together, with what lies between them.
         step_bytes: bytes of the tensor that one read brings: whole rows, or a piece of a long one.
         span_bytes: the most that one read takes from the blob at once.
-        bypasses: whether single strips of a file are read past the page cache, in sectors rather than pages.
+        way: how those that are not joined are read.
         reason: why so, in words for people.
     """
 
@@ -280,7 +293,7 @@ class Gather:
     gap_bytes: int
     step_bytes: int
     span_bytes: int
-    bypasses: bool
+    way: StripWay
     reason: str
 
     @property

@@ -88,6 +88,32 @@ def test_no_rank_reads_ahead_into_anothers_rows(model: tuple[Path, dict[str, Ele
     assert cached <= plan.nbytes + _SLACK_BYTES
 
 
+@pytest.mark.parametrize("told_by", ["the shard", "torchrun"])
+def test_neighbours_read_the_disk_once(
+    told_by: str, model: tuple[Path, dict[str, Elements]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four ranks on one host together make the kernel fetch the checkpoint once: 0.25 of it each, on average."""
+    path, elements = model
+    ranks_per_host = RANKS if told_by == "the shard" else None
+    if told_by == "torchrun":
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(RANKS))
+    forget(path)
+    if _cached(path):
+        pytest.skip("this file system keeps its files in memory")
+    before = count_device_bytes()
+    for rank in range(RANKS):
+        found = slipstream.load(
+            path, shard=Shard(rank, RANKS, "llama", ranks_per_host=ranks_per_host), framework="numpy"
+        )
+        for name, array in elements.items():
+            _check(found[name], array, name, rank)
+        del found
+    fetched = count_device_bytes() - before
+    if fetched == 0:
+        pytest.skip("this file system does not say what it reads")
+    assert path.stat().st_size - _SLACK_BYTES <= fetched <= path.stat().st_size + _SLACK_BYTES
+
+
 def test_by_the_servers_log(
     model: tuple[Path, dict[str, Elements]], range_root: Path, range_server: RangeServer
 ) -> None:

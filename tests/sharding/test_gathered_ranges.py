@@ -12,7 +12,7 @@ from slipstream import Options
 from slipstream.planning.gather import plan_gather
 from slipstream.planning.policy import choose_strategy
 from slipstream.reading.gather import find_pieces, find_runs
-from slipstream.types import Gather, StorageFacts, Strategy, StrategyChoice, Strips, Target
+from slipstream.types import Gather, StorageFacts, Strategy, StrategyChoice, Strips, StripWay, Target
 from tests.planning.plans import make_facts
 
 DISK = make_facts(read_ahead_bytes=8 << 20)
@@ -23,10 +23,15 @@ MIB = 1 << 20
 
 
 def gather(
-    strips: Strips, facts: StorageFacts = DISK, options: Options | None = None, *, span_bytes: int = 8 * MIB
+    strips: Strips,
+    facts: StorageFacts = DISK,
+    options: Options | None = None,
+    *,
+    span_bytes: int = 8 * MIB,
+    shared: bool = False,
 ) -> Gather:
     options = options or Options()
-    return plan_gather(strips, facts, choice_for(facts, options), options, span_bytes=span_bytes)
+    return plan_gather(strips, facts, choice_for(facts, options), options, span_bytes=span_bytes, shared=shared)
 
 
 def choice_for(facts: StorageFacts, options: Options) -> StrategyChoice:
@@ -148,12 +153,24 @@ def test_reasons_name_strips_gaps_and_storage() -> None:
     assert "more than one read may take" in gather(long, span_bytes=MIB).reason
 
 
-def test_who_bypasses_the_page_cache() -> None:
-    """Single strips of a disk are read in sectors, but not where the caller wants another way or there is none."""
+def test_the_way_of_single_strips() -> None:
+    """A disk gives them in sectors; where there is no disk, or the caller wants another way, each is read apart."""
     strips = columns(4096, 7168, 28_672)
-    assert gather(strips, DISK).bypasses
-    assert gather(strips, DISK, Options(strategy="direct")).bypasses
+    assert gather(strips, DISK).way is StripWay.SECTORS
+    assert gather(strips, DISK, Options(strategy="direct")).way is StripWay.SECTORS
     for strategy in (Strategy.MAPPED, Strategy.BUFFERED):
-        assert not gather(strips, DISK, Options(strategy=strategy)).bypasses
+        assert gather(strips, DISK, Options(strategy=strategy)).way is StripWay.APART
     for facts in (MEMORY, NFS, STORE):
-        assert not gather(strips, facts).bypasses
+        assert gather(strips, facts).way is StripWay.APART
+
+
+def test_neighbours_on_the_host_share_the_page_cache() -> None:
+    """Where other ranks on the host want the rest, whole rows of a disk come into the page cache, and it is told."""
+    strips = columns(4096, 7168, 28_672)
+    together = gather(strips, DISK, shared=True)
+    assert (together.way, together.joins_all) == (StripWay.SHARED, True)
+    assert "once for all ranks on this host" in together.reason
+    for facts in (MEMORY, NFS, STORE):
+        assert gather(strips, facts, shared=True) == gather(strips, facts)
+    for options in (Options(strategy="direct"), Options(strategy="buffered"), Options(gap_bytes=0)):
+        assert gather(strips, DISK, options, shared=True) == gather(strips, DISK, options)

@@ -227,6 +227,8 @@ def test_fused_tensors() -> None:
         ((0, 4, {"#.#": "experts"}), "#"),
         ((0, 4, "llama", 0), "head_dim"),
         ((0, 4, "llama", "128"), "head_dim"),
+        ((0, 4, "llama", None, 0), "ranks_per_host"),
+        ((0, 4, "llama", None, 1.5), "ranks_per_host"),
     ],
     ids=str,
 )
@@ -246,6 +248,7 @@ def test_impossible_shards(arguments: tuple[Any, ...], words: str) -> None:
         ("1/2:auto", Shard(1, 2)),
         ("1/2:llama,head_dim=64", Shard(1, 2, "llama", 64)),
         ("1/2:head_dim=64", Shard(1, 2, head_dim=64)),
+        ("1/2:ranks_per_host=2,llama,head_dim=64", Shard(1, 2, "llama", 64, 2)),
         ("0/2:*.up=0,*.down=-1,*=none", Shard(0, 2, {"*.up": 0, "*.down": -1, "*": None})),
         ("0/2:e.#.*=experts,*q=head-rows", Shard(0, 2, {"e.#.*": "experts", "*q": "head rows"})),
         ("0/2:x=none,llama", Shard(0, 2, {"x": None, **shard_rules("llama")})),

@@ -48,8 +48,8 @@ class Sample(NamedTuple):
     def write(self, path: Path) -> None:
         write_safetensors(path, dict(self.tensors))
 
-    def shard(self, rank: int) -> Shard:
-        return Shard(rank, self.world_size, self.rules)
+    def shard(self, rank: int, ranks_per_host: int | None = None) -> Shard:
+        return Shard(rank, self.world_size, self.rules, ranks_per_host=ranks_per_host)
 
 
 @st.composite
@@ -101,20 +101,20 @@ def options() -> st.SearchStrategy[Options]:
     )
 
 
-@given(sample=samples(), how=options(), framework=st.sampled_from(["torch", "numpy"]))
-@settings(max_examples=120, deadline=None)
-def test_files(sample: Sample, how: Options, framework: FrameworkName) -> None:
-    """From files every rank gets its slices, by every strategy and with every gap."""
+@given(sample=samples(), how=options(), framework=st.sampled_from(["torch", "numpy"]), ranks_per_host=st.integers(1, 2))
+@settings(max_examples=160, deadline=None)
+def test_files(sample: Sample, how: Options, framework: FrameworkName, ranks_per_host: int) -> None:
+    """From files every rank gets its slices, by every strategy, with every gap, alone on its host or not."""
     with tempfile.TemporaryDirectory() as folder:
         sample.write(Path(folder) / "a.safetensors")
         for rank in range(sample.world_size):
-            with slipstream.stream(folder, shard=sample.shard(rank), framework=framework, options=how) as stream:
+            shard = sample.shard(rank, ranks_per_host)
+            with slipstream.stream(folder, shard=shard, framework=framework, options=how) as stream:
                 found = {name: tensor_bytes(tensor) for name, tensor in stream}
             assert found == {name: part.content for name, part in sample.expected(rank).items()}
             if how.memory_limit is None:
-                check_parts(
-                    slipstream.load(folder, shard=sample.shard(rank), framework=framework, options=how), sample, rank
-                )
+                loaded = slipstream.load(folder, shard=shard, framework=framework, options=how)
+                check_parts(loaded, sample, rank)
 
 
 @given(sample=samples(), how=options())

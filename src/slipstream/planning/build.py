@@ -44,6 +44,7 @@ def plan_reads(
     target: Target = Target.HOST,
     *,
     strips: Mapping[str, Strips] | None = None,
+    shared: bool = False,
     aligned: bool = False,
 ) -> ReadPlan:
     """Decides how to read the selected tensors.
@@ -55,16 +56,17 @@ def plan_reads(
         options: the caller's settings.
         target: where the tensors are used.
         strips: where those are that are not contiguous, by name; None where whole tensors are wanted.
+        shared: whether other ranks on this host read the rest.
         aligned: whether a tensor that is read into memory of its own shall begin where any use of it may begin.
 
     Raises:
         MemoryLimitError: a tensor is larger than `memory_limit`.
     """
     choices: list[StrategyChoice | None] = [
-        None if fact is None else _choose(fact, blob.size, options, target, exact=strips is not None)
+        None if fact is None else _choose(fact, blob.size, options, target, exact=strips is not None and not shared)
         for blob, fact in zip(checkpoint.blobs, facts, strict=True)
     ]
-    cutter = _Cutter(checkpoint, selected, facts, choices, options, strips or {}, aligned=aligned)
+    cutter = _Cutter(checkpoint, selected, facts, choices, options, strips or {}, shared=shared, aligned=aligned)
     limit, scratch = options.memory_limit, cutter.scratch_bytes
     _check_largest(checkpoint, selected, limit, scratch)
     ops = cutter.cut(None)
@@ -118,6 +120,7 @@ class _Cutter:
         options: Options,
         strips: Mapping[str, Strips],
         *,
+        shared: bool,
         aligned: bool,
     ) -> None:
         self._checkpoint = checkpoint
@@ -126,6 +129,7 @@ class _Cutter:
         self._choices = choices
         self._options = options
         self._strips = strips
+        self._shared = shared
         self._aligned = aligned
         self._span_bytes = options.chunk_bytes
         if options.memory_limit is not None:
@@ -160,7 +164,14 @@ class _Cutter:
         facts, choice = self._facts[info.blob], self._choices[info.blob]
         assert facts is not None, "a tensor of a blob of which nothing is selected"
         assert choice is not None, "a choice where there are facts"
-        gather = plan_gather(self._strips[info.name], facts, choice, self._options, span_bytes=self._span_bytes)
+        gather = plan_gather(
+            self._strips[info.name],
+            facts,
+            choice,
+            self._options,
+            span_bytes=self._span_bytes,
+            shared=self._shared,
+        )
         return ReadOp(info.blob, info.start, info.end, (info,), gather=gather)
 
     def _align(self, op: ReadOp) -> ReadOp:

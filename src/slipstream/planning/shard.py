@@ -21,6 +21,7 @@ _NAMED: Mapping[str, Rule] = {
     "head columns": "head columns",
     "shared heads": "shared heads",
 }
+_NUMBERS = ("head_dim", "ranks_per_host")
 _MOST_RANKS = 1 << 20
 # A number in a name. Longer ones number nothing, and Python refuses to read very long ones.
 _NUMBER = "[0-9]{1,18}"
@@ -51,6 +52,8 @@ class Shard:
                                 fewer heads than ranks
         head_dim: elements of an attention head. Needed where rules speak of heads, the checkpoint has no query or key
             norm to tell it by, and there are so many ranks that a head might be cut.
+        ranks_per_host: how many of the ranks run on this host, and so share its page cache: columns of local files are
+            then read from the disk once for all of them. None is what torchrun says (LOCAL_WORLD_SIZE), else 1.
 
     Raises:
         UsageError: a value that cannot work.
@@ -60,6 +63,7 @@ class Shard:
     world_size: int
     rules: str | Mapping[str, Rule] = "auto"
     head_dim: int | None = None
+    ranks_per_host: int | None = None
 
     def __post_init__(self) -> None:
         if not (is_int(self.world_size) and 1 <= self.world_size <= _MOST_RANKS):
@@ -69,6 +73,8 @@ class Shard:
             raise UsageError(f"a Shard's rank is {self.rank!r}; of {self.world_size} ranks it is one from 0 to {last}")
         if self.head_dim is not None and not (is_int(self.head_dim) and self.head_dim > 0):
             raise UsageError(f"a Shard's head_dim is {self.head_dim!r}; it is a number of elements above 0, or None")
+        if self.ranks_per_host is not None and not (is_int(self.ranks_per_host) and self.ranks_per_host > 0):
+            raise UsageError(f"a Shard's ranks_per_host is {self.ranks_per_host!r}; it is a number above 0, or None")
         if isinstance(self.rules, str):
             if self.rules not in ("auto", *READY_RULES):
                 ready = ", ".join(f'"{name}"' for name in ("auto", *READY_RULES))
@@ -85,7 +91,7 @@ class Shard:
         """Reads RANK/WORLD[:RULES], as the command line has it.
 
         RULES are separated by commas: the name of ready rules, PATTERN=DIMENSION, PATTERN=none, PATTERN=experts or
-        another rule's name, and head_dim=N. What stands first goes first.
+        another rule's name, head_dim=N and ranks_per_host=N. What stands first goes first.
 
         Raises:
             UsageError: it is not of that form.
@@ -94,10 +100,15 @@ class Shard:
         if match is None:
             raise UsageError(f'"{text}" is not a shard; write RANK/WORLD or RANK/WORLD:RULES, for example 0/4:llama')
         words = [word.strip() for word in (match[3] or "").split(",") if word.strip()]
-        head_dims = [_parse_int(word.partition("=")[2], word) for word in words if word.startswith("head_dim=")]
-        words = [word for word in words if not word.startswith("head_dim=")]
+        numbers = {
+            name: _parse_int(value, word)
+            for word in words
+            for name, _, value in [word.partition("=")]
+            if name in _NUMBERS
+        }
+        words = [word for word in words if word.partition("=")[0] not in _NUMBERS]
         rules = _parse_rules(words) if len(words) > 1 or "=" in "".join(words) else words[0] if words else "auto"
-        return cls(int(match[1]), int(match[2]), rules, head_dims[-1] if head_dims else None)
+        return cls(int(match[1]), int(match[2]), rules, **numbers)
 
 
 class ShardedTensors(NamedTuple):

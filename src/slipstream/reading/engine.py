@@ -26,7 +26,7 @@ from slipstream.reading.schedule import OpInFlight, Read, Schedule
 from slipstream.sources.base import RemoteSource
 from slipstream.sources.registry import Sources
 from slipstream.transport.transfer import TransferStopped
-from slipstream.types import Blob, ReadOp, ReadPlan, Strategy, StrategyChoice
+from slipstream.types import Blob, ReadOp, ReadPlan, Strategy, StrategyChoice, StripWay
 
 if TYPE_CHECKING:
     from slipstream.reading.gather import Gatherer
@@ -259,7 +259,7 @@ class Engine:
         blob, choice = op.blob, self._plan.choices[op.blob]
         assert choice is not None, "an op of a blob that was not planned"
         if op.gather is not None and choice.strategy is Strategy.MAPPED:
-            strategy = Strategy.DIRECT if op.gather.bypasses else Strategy.BUFFERED
+            strategy = Strategy.DIRECT if op.gather.way is StripWay.SECTORS else Strategy.BUFFERED
             choice = replace(choice, strategy=strategy)
         with self._opening[blob]:
             reader = self._readers.get((blob, choice.strategy))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from threading import Lock
 
 from slipstream.errors import BlobChangedError, ReadError
 from slipstream.reading.buffers import Region
+from slipstream.reading.memory import PAGE_BYTES, map_file, populate, unmap
 from slipstream.sources.file import explain_os_error, file_etag
 from slipstream.types import Blob
+
+# What posix_fadvise(2) reads at once is bounded by the device's read-ahead, which is mostly at least this.
+_ASKED_AT_ONCE = 128 << 10
 
 
 class OpenFile:
@@ -61,6 +66,24 @@ class OpenFile:
             if self._direct is None:
                 self._direct = self.open_again(os.O_DIRECT)
             return self._direct
+
+    def ask_for(self, start: int, end: int) -> None:
+        """Begins to read just this range into the page cache, without waiting for it."""
+        for piece in range(start, end, _ASKED_AT_ONCE):
+            os.posix_fadvise(self.descriptor, piece, min(_ASKED_AT_ONCE, end - piece), os.POSIX_FADV_WILLNEED)
+
+    def bring_in(self, start: int, end: int) -> None:
+        """Reads a range into the page cache with the kernel's read-ahead, and waits for it; copies nothing.
+
+        What cannot be read so is left to whoever reads it next, who is told why.
+        """
+        base = start - start % PAGE_BYTES
+        with contextlib.suppress(OSError):
+            address = map_file(self.descriptor, base, end - base, huge_pages=True)
+            try:
+                populate(address, end - base)
+            finally:
+                unmap(address, end - base)
 
     def read_buffered(self, region: Region, start: int, end: int) -> int:
         """Copies `[start, end)` out of the page cache, which reads what it lacks; returns the requests made."""

@@ -7,7 +7,7 @@ the rest                                      pieces that are near are read toge
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import Lock
 
@@ -19,7 +19,7 @@ from slipstream.reading.memory import PAGE_BYTES
 from slipstream.reading.pieces import DirectPieces, Pieces
 from slipstream.reading.scratch import ScratchPool
 from slipstream.transport.transfer import Transfer, TransferStopped
-from slipstream.types import ReadOp, ReadPlan, Strips
+from slipstream.types import ReadOp, ReadPlan, Strips, StripWay
 
 
 class Gatherer:
@@ -65,12 +65,15 @@ class Gatherer:
         assert gather is not None, "only strips are gathered"
         strips, target = gather.strips, region.slice(start, end)
         (first, before), (last, behind) = divmod(start - op.start, strips.width), divmod(end - op.start, strips.width)
-        if gather.joins_all and not before and not behind and (last - first) * len(strips.blocks) > 1:
+        several = not before and not behind and (last - first) * len(strips.blocks) > 1
+        if several and gather.joins_all and gather.way is not StripWay.SHARED:
             return self._read_rows(reader, strips, first, last, target, transfer)
         pieces = find_pieces(strips, start - op.start, end - op.start)
         runs = find_runs(pieces, gather.gap_bytes)
-        if isinstance(reader, FileReader) and len(runs) == len(pieces):
-            return self._read_pieces(reader, op, pieces, target, note_fallback)
+        if isinstance(reader, FileReader) and (len(runs) == len(pieces) or gather.way is StripWay.SHARED):
+            if gather.way is StripWay.SECTORS:
+                return self._read_sectors(reader, op.blob, pieces, target, note_fallback)
+            return _copy_from_cache(reader, runs if gather.way is StripWay.SHARED else [], pieces, target)
         address = region.address + start - region.base
         return sum(self._read_run(reader, run, address, target, transfer) for run in runs)
 
@@ -97,13 +100,11 @@ class Gatherer:
                 place += shape[1]
             return requests
 
-    def _read_pieces(
-        self, reader: FileReader, op: ReadOp, pieces: Pieces, target: memoryview, note_fallback: NoteFallback
+    def _read_sectors(
+        self, reader: FileReader, blob: int, pieces: Pieces, target: memoryview, note_fallback: NoteFallback
     ) -> int:
-        if op.gather is None or not op.gather.bypasses:
-            return reader.file.copy_pieces(pieces, target)
         with self._lock:
-            direct = self._files.setdefault(op.blob, DirectPieces(reader.file))
+            direct = self._files.setdefault(blob, DirectPieces(reader.file))
         with self._scratch.lend() as scratch:
             return direct.read(pieces, target, scratch, note_fallback)
 
@@ -119,6 +120,13 @@ class Gatherer:
             for piece_start, length, piece_place in run:
                 target[piece_place : piece_place + length] = region.slice(piece_start, piece_start + length)
             return requests
+
+
+def _copy_from_cache(reader: FileReader, runs: Sequence[Pieces], pieces: Pieces, target: memoryview) -> int:
+    """Copies pieces out of the page cache, once these runs have been brought in there as wholes."""
+    for run in runs:
+        reader.file.bring_in(int(run.starts[0]), int(run.starts[-1] + run.lengths[-1]))
+    return reader.file.copy_pieces(pieces, target)
 
 
 def find_pieces(strips: Strips, start: int, end: int) -> Pieces:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 
 from slipstream.reading.base import NoteFallback
 from slipstream.reading.buffers import EndLease, Region, map_region
@@ -13,8 +12,6 @@ from slipstream.transport.transfer import Transfer
 from slipstream.types import Blob, ReadOp
 
 _SCRATCH_BYTES = 1 << 20
-# What posix_fadvise(2) reads at once is bounded by the device's read-ahead, which is mostly at least this.
-_WILL_NEED_BYTES = 128 << 10
 
 
 class MappedReader:
@@ -57,18 +54,12 @@ class MappedReader:
             return self.file.read_buffered(region, start, end)
         first = start - start % PAGE_BYTES
         if self._exact:
-            self._ask_for(first, end)
+            self.file.ask_for(first, end)
         try:
             populate(region.address + first - region.base, end - first)
             return 1
         except OSError as error:
             return 1 + self._read_into_cache(start, end, error)
-
-    def _ask_for(self, start: int, end: int) -> None:
-        """Begins to read just this range into the page cache: page faults would read ahead what others are to read."""
-        for piece in range(start, end, _WILL_NEED_BYTES):
-            length = min(_WILL_NEED_BYTES, end - piece)
-            os.posix_fadvise(self.file.descriptor, piece, length, os.POSIX_FADV_WILLNEED)
 
     def _read_into_cache(self, start: int, end: int, refusal: OSError) -> int:
         """Brings the range into the page cache by plain reads: the mapping then finds it there.
