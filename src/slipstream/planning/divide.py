@@ -115,6 +115,16 @@ def cut_tensor(info: TensorInfo, dim: int, blocks: Iterable[tuple[int, int]]) ->
     return Piece(info._replace(shape=shape, start=strips.first, end=end), strips)
 
 
+def move_piece(piece: Piece, name: str, blob: int, distance: int) -> Piece:
+    """The same piece of a tensor of another name, of the same type and shape, that lies this much further on."""
+    _, dtype, shape, _, start, end = piece.info
+    info = TensorInfo(name, dtype, shape, blob, start + distance, end + distance)
+    strips = piece.strips
+    if strips is not None:
+        strips = Strips(strips.start + distance, strips.rows, strips.row_bytes, strips.blocks)
+    return Piece(info, strips)
+
+
 def _divide_parts(info: TensorInfo, dim: int, cut: Cut, rank: int, world_size: int) -> list[tuple[int, int]]:
     size, total = info.shape[dim], sum(cut.parts)
     if size % total:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 from slipstream.errors import UsageError
-from slipstream.planning.divide import Cut, divide_range, divide_tensor, is_int
-from slipstream.planning.shard_rules import READY_RULES, Rule, find_head_cut, find_head_dim, shard_rules
-from slipstream.types import Checkpoint, Strips, TensorInfo
+from slipstream.planning.divide import Cut, Piece, divide_range, divide_tensor, is_int, move_piece
+from slipstream.planning.shard_rules import READY_RULES, HeadRule, Rule, find_head_cut, find_head_dim, shard_rules
+from slipstream.types import Checkpoint, Dtype, Strips, TensorInfo
 
 _NAMED: Mapping[str, Rule] = {
     "experts": "experts",
@@ -132,6 +132,7 @@ def shard_tensors(checkpoint: Checkpoint, selected: Sequence[TensorInfo], shard:
     rules = _choose_rules(selected, shard.rules)
     head_dim = shard.head_dim or find_head_dim(checkpoint)
     experts = _count_experts(checkpoint, rules) if "experts" in rules.values else {}
+    divided: dict[tuple[int, Dtype, tuple[int, ...]], Piece] = {}  # layers are alike, and experts
     tensors: list[TensorInfo] = []
     strips: dict[str, Strips] = {}
     for info in selected:
@@ -142,21 +143,26 @@ def shard_tensors(checkpoint: Checkpoint, selected: Sequence[TensorInfo], shard:
             first, last = divide_range(experts[place], shard.rank, shard.world_size)
             if first <= number < last:
                 tensors.append(info)
-            continue
-        if rule is None or shard.world_size == 1:
+        elif rule is None or shard.world_size == 1:
             tensors.append(info)
-            continue
-        if isinstance(rule, Cut):
-            cut = rule
-        elif isinstance(rule, int):
-            cut = Cut(dim=rule)
         else:
-            cut = find_head_cut(rule, info, head_dim, shard.world_size)
-        piece = divide_tensor(info, cut, shard.rank, shard.world_size)
-        tensors.append(piece.info)
-        if piece.strips is not None:
-            strips[info.name] = piece.strips
+            key = place, info.dtype, info.shape
+            if key not in divided:
+                cut = _find_cut(rule, info, head_dim, shard.world_size)
+                divided[key] = move_piece(divide_tensor(info, cut, shard.rank, shard.world_size), "", 0, -info.start)
+            piece = move_piece(divided[key], info.name, info.blob, info.start)
+            tensors.append(piece.info)
+            if piece.strips is not None:
+                strips[info.name] = piece.strips
     return ShardedTensors(tuple(tensors), strips)
+
+
+def _find_cut(rule: Cut | int | HeadRule, info: TensorInfo, head_dim: int | None, world_size: int) -> Cut:
+    if isinstance(rule, Cut):
+        return rule
+    if isinstance(rule, int):
+        return Cut(dim=rule)
+    return find_head_cut(rule, info, head_dim, world_size)
 
 
 class _Rules:
