@@ -11,8 +11,8 @@ from slipstream.types import Blob, ReadOp
 class BufferedReader:
     """Copies through the page cache into memory of our own: preadv(2). Works everywhere."""
 
-    def __init__(self, blob: Blob, *, exact: bool = False) -> None:
-        self.file = OpenFile(blob, exact=exact)
+    def __init__(self, blob: Blob, *, exact: bool = False, huge_pages: bool = False) -> None:
+        self.file = OpenFile(blob, exact=exact, huge_pages=huge_pages)
 
     def map_op(self, op: ReadOp, end_lease: EndLease) -> Region:
         """See BlobReader."""

@@ -277,7 +277,7 @@ class Engine:
             case Strategy.DIRECT:
                 return DirectReader(blob, note_fallback, exact=choice.exact)
             case Strategy.BUFFERED:
-                return BufferedReader(blob, exact=choice.exact)
+                return BufferedReader(blob, exact=choice.exact, huge_pages=choice.huge_pages)
             case Strategy.RANGED:
                 from slipstream.reading.ranged import RangedReader  # here, because local loads need nothing of it
 

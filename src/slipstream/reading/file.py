@@ -20,12 +20,14 @@ _ASKED_AT_ONCE = 128 << 10
 class OpenFile:
     """A file held open for reading through the page cache. Safe to use from many threads."""
 
-    def __init__(self, blob: Blob, *, exact: bool = False) -> None:
+    def __init__(self, blob: Blob, *, exact: bool = False, huge_pages: bool = False) -> None:
         """
         Args:
             exact: whether reads bring no more into the page cache than they ask for.
+            huge_pages: whether `bring_in` shall use them, which makes the kernel read ahead by more.
         """
         self.blob = blob
+        self._huge_pages = huge_pages
         self._direct: int | None = None
         self._opening = Lock()
         try:
@@ -79,7 +81,7 @@ class OpenFile:
         """
         base = start - start % PAGE_BYTES
         with contextlib.suppress(OSError):
-            address = map_file(self.descriptor, base, end - base, huge_pages=True)
+            address = map_file(self.descriptor, base, end - base, huge_pages=self._huge_pages)
             try:
                 populate(address, end - base)
             finally:
