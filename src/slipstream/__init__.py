@@ -25,10 +25,13 @@ from slipstream.errors import (
     WriteError,
 )
 from slipstream.options import Options
+from slipstream.planning.divide import Cut
+from slipstream.planning.shard import Shard
+from slipstream.planning.shard_rules import shard_rules
 from slipstream.pulling.listing import list_files, read_file
 from slipstream.pulling.pull import pull
 from slipstream.ranges import RangeStream
-from slipstream.streaming import inspect, load, load_into, plan, stream, stream_ranges
+from slipstream.streaming import inspect, load, load_into, plan, plan_ranks, stream, stream_ranges
 from slipstream.tensor_stream import TensorStream
 from slipstream.types import Blob, ByteRange, Checkpoint, Dtype, LoadStats, Progress, ReadPlan, TensorInfo
 
@@ -41,6 +44,7 @@ __all__ = [
     "BlobNotFoundError",
     "ByteRange",
     "Checkpoint",
+    "Cut",
     "Dtype",
     "FormatError",
     "LoadStats",
@@ -52,6 +56,7 @@ __all__ = [
     "RangeStream",
     "ReadError",
     "ReadPlan",
+    "Shard",
     "ShardIndexError",
     "SlipstreamError",
     "StreamClosedError",
@@ -65,8 +70,10 @@ __all__ = [
     "load",
     "load_into",
     "plan",
+    "plan_ranks",
     "pull",
     "read_file",
+    "shard_rules",
     "stream",
     "stream_ranges",
 ]

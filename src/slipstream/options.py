@@ -62,6 +62,10 @@ def _parse_populate(text: str) -> bool | str:
     return text.strip().lower() if text.strip().lower() == "auto" else _parse_switch(text)
 
 
+def _parse_gap(text: str) -> int | str:
+    return text.strip().lower() if text.strip().lower() == "auto" else parse_bytes(text)
+
+
 def _setting(name: str, parse: Callable[[str], object], default: object) -> Callable[[], Any]:
     """What makes a setting that was not given: the environment's word, at the time an Options is made."""
 
@@ -102,6 +106,9 @@ class Options:
         stall_timeout_s: seconds without a byte (or with hardly any) after which a connection counts as lost.
         hedge: whether a range that takes far longer than its peers is asked for a second time.
         bandwidth_limit: bytes per second over all connections; None is no limit.
+        gap_bytes: where columns of a tensor are read (`shard=`): strips of it that are no further apart are read
+            together, with what lies between them; further ones are asked for one by one. "auto" takes what suits the
+            storage.
         populate: whether a thread gives memory its pages ahead of what is received into it. "auto" does so where every
             tensor is kept, as by `load`: then the memory is needed anyway. It is not done under a `memory_limit`.
 
@@ -132,6 +139,8 @@ class Options:
     hedge: bool = field(default_factory=_setting("hedge", _parse_switch, True))
     bandwidth_limit: int | None = field(default_factory=_setting("bandwidth_limit", _parse_limit, None))
     populate: bool | Literal["auto"] = field(default_factory=_setting("populate", _parse_populate, "auto"))
+    # "auto" is planning/gather.py's to say: 4 KiB for local files, 256 KiB for network file systems, 1 MiB for stores.
+    gap_bytes: int | Literal["auto"] = field(default_factory=_setting("gap_bytes", _parse_gap, "auto"))
 
     def __post_init__(self) -> None:
         _refuse_unknown_variables()
@@ -167,9 +176,17 @@ class Options:
             raise UsageError(f"hedge is {self.hedge!r}; it is True or False")
         if self.populate != "auto" and not isinstance(self.populate, bool):
             raise UsageError(f'populate is {self.populate!r}; it is True, False or "auto"')
+        if self.gap_bytes != "auto" and not (_is_int(self.gap_bytes) and self.gap_bytes >= 0):
+            raise UsageError(f'gap_bytes is {self.gap_bytes!r}; it is a number of bytes, 0 or more, or "auto"')
         limit = self.bandwidth_limit
         if limit is not None and not (_is_int(limit) and limit >= 1024):
             raise UsageError(f"bandwidth_limit is {limit!r}; it is bytes per second, at least 1,024, or None")
+
+
+def read_local_world_size() -> int:
+    """How many ranks torchrun has started on this host; 1 where it has not."""
+    text = os.environ.get("LOCAL_WORLD_SIZE", "").strip()
+    return int(text) if re.fullmatch(r"[1-9][0-9]{0,6}", text) else 1
 
 
 def _is_int(value: object) -> bool:

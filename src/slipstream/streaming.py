@@ -10,22 +10,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import replace
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from slipstream.delivery.base import choose_framework
 from slipstream.delivery.device import find_target, require_host
 from slipstream.describe import describe_checkpoint
 from slipstream.errors import MemoryLimitError
-from slipstream.options import Options
+from slipstream.options import Options, read_local_world_size
 from slipstream.planning.build import plan_reads
 from slipstream.planning.select import Names, select_tensors
+from slipstream.planning.shard import Shard, ShardedTensors, shard_tensors
 from slipstream.progress import find_report
 from slipstream.ranges import RangeStream, describe_ranges
 from slipstream.sources.locate import Uri, locate_checkpoint
 from slipstream.sources.registry import Sources, StorageOptionsGiven
 from slipstream.tensor_stream import TensorStream
-from slipstream.types import ByteRange, Checkpoint, LoadStats, Progress, ReadPlan
+from slipstream.types import ByteRange, Checkpoint, LoadStats, Progress, ReadPlan, StorageFacts, Target
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +42,7 @@ def stream(
     device: Device = "cpu",
     framework: FrameworkName | None = None,
     names: Names | None = None,
+    shard: Shard | None = None,
     options: Options | None = None,
     storage_options: StorageOptionsGiven | None = None,
     progress: bool | Callable[[Progress], object] = False,
@@ -54,10 +57,13 @@ def stream(
         uri: a file, directory or glob, an s3://, gs:// or az:// blob, prefix or glob, an http(s):// URL, or a list of
             these. A directory or prefix is read through its `*.index.json` where it has one, else all its
             `*.safetensors`.
-        device: where the tensors are wanted; "cpu" in this version.
-        framework: "torch" or "numpy"; torch where it is installed.
+        device: where the tensors are wanted; "cpu" in this version. With framework="jax" a device of JAX or its name, a
+            jax.sharding.Sharding, or a function from a TensorInfo to one of these.
+        framework: "torch", "numpy" or "jax"; torch where it is installed.
         names: which tensors: a name or glob, a list of them, or a function from name to bool. Only
             their bytes are read. None is all.
+        shard: which part of them: only the rows and columns that belong to one rank are read and handed out
+            (docs/sharding.md). None is all of each.
         options: how to read; see Options.
         storage_options: how object stores and HTTP servers are reached, by the names that pandas and fsspec use:
             endpoint, region, credentials, anonymous, ca_bundle, proxy, headers (docs/object-stores.md). What is not
@@ -74,7 +80,7 @@ def stream(
         ReadError and others: while iterating; see TensorStream.
     """
     sources = Sources(storage_options, options)
-    return begin_stream(partial(_describe, uri), sources, device, framework, names, options, progress)
+    return begin_stream(partial(_describe, uri), sources, device, framework, names, shard, options, progress)
 
 
 def load(
@@ -83,6 +89,7 @@ def load(
     device: Device = "cpu",
     framework: FrameworkName | None = None,
     names: Names | None = None,
+    shard: Shard | None = None,
     options: Options | None = None,
     storage_options: StorageOptionsGiven | None = None,
     progress: bool | Callable[[Progress], object] = False,
@@ -91,7 +98,7 @@ def load(
     options = options or Options()
     sources, check = Sources(storage_options, options), partial(_check_fits, options)
     with begin_stream(
-        partial(_describe, uri), sources, device, framework, names, options, progress, keeps=True, check=check
+        partial(_describe, uri), sources, device, framework, names, shard, options, progress, keeps=True, check=check
     ) as tensors:
         return dict(tensors)
 
@@ -127,7 +134,7 @@ def stream_ranges(
     options = options or Options()
     describe = partial(describe_ranges, ranges, options.memory_limit)
     sources = Sources(storage_options, options)
-    return RangeStream(begin_stream(describe, sources, device, framework, None, options, progress))
+    return RangeStream(begin_stream(describe, sources, device, framework, None, None, options, progress))
 
 
 def load_into(
@@ -137,6 +144,7 @@ def load_into(
     device: Device = "cpu",
     strict: bool = True,
     names: Names | None = None,
+    shard: Shard | None = None,
     options: Options | None = None,
     storage_options: StorageOptionsGiven | None = None,
     progress: bool | Callable[[Progress], object] = False,
@@ -149,7 +157,7 @@ def load_into(
 
     Args:
         module: what to load into. It is changed while this runs, also when it ends in an error.
-        uri, device, names, options, storage_options, progress: as in `stream`.
+        uri, device, names, shard, options, storage_options, progress: as in `stream`.
         strict: whether names that only one side has are an error. Shapes that differ always are.
 
     Raises:
@@ -165,6 +173,7 @@ def load_into(
         device,
         "torch",
         names,
+        shard,
         options,
         progress,
         keeps=filler.keeps,
@@ -197,33 +206,83 @@ def plan(
     *,
     device: Device = "cpu",
     names: Names | None = None,
+    shard: Shard | None = None,
     options: Options | None = None,
     storage_options: StorageOptionsGiven | None = None,
 ) -> ReadPlan:
     """Plans a load, from headers alone: which ranges are read, how, and why.
 
     Args:
-        uri, device, names, options, storage_options: as in `stream`.
+        uri, device, names, shard, options, storage_options: as in `stream`.
 
     Raises:
         As `inspect`; and TensorNotFoundError, MemoryLimitError.
     """
+    target = find_target(device)
     with Sources(storage_options, options) as sources:
-        return _plan(_describe(uri, sources), device, names, options or Options(), sources)
+        return _plan(_describe(uri, sources), target, names, [shard], options or Options(), sources)[0]
+
+
+def plan_ranks(
+    uri: Uri | Sequence[Uri],
+    shard: Shard,
+    *,
+    device: Device = "cpu",
+    names: Names | None = None,
+    options: Options | None = None,
+    storage_options: StorageOptionsGiven | None = None,
+) -> tuple[ReadPlan, ...]:
+    """Plans the loads of all ranks, from one look at the headers: what each of them reads.
+
+    Args:
+        uri, device, names, options, storage_options: as in `stream`.
+        shard: how many ranks there are, and by which rules they divide. Its own rank does not matter.
+
+    Returns:
+        One plan for each rank, in their order.
+
+    Raises:
+        As `plan`.
+    """
+    target = find_target(device)
+    shards = [replace(shard, rank=rank) for rank in range(shard.world_size)]
+    with Sources(storage_options, options) as sources:
+        return tuple(_plan(_describe(uri, sources), target, names, shards, options or Options(), sources))
 
 
 def _describe(uri: Uri | Sequence[Uri], sources: Sources) -> Checkpoint:
     return describe_checkpoint(locate_checkpoint(uri, sources), sources)
 
 
-def _plan(checkpoint: Checkpoint, device: Device, names: Names | None, options: Options, sources: Sources) -> ReadPlan:
+def _plan(
+    checkpoint: Checkpoint,
+    target: Target,
+    names: Names | None,
+    shards: Sequence[Shard | None],
+    options: Options,
+    sources: Sources,
+    *,
+    aligned: bool = False,
+) -> list[ReadPlan]:
+    """A plan for each shard."""
     selected = select_tensors(checkpoint, names)
-    used = {tensor.blob for tensor in selected}
-    facts = [
-        sources.find(blob.uri).see_facts(blob) if number in used else None
-        for number, blob in enumerate(checkpoint.blobs)
-    ]
-    return plan_reads(checkpoint, selected, facts, options, find_target(device))
+
+    @cache
+    def see_facts(blob: int) -> StorageFacts:
+        found = checkpoint.blobs[blob]
+        return sources.find(found.uri).see_facts(found)
+
+    plans: list[ReadPlan] = []
+    for shard in shards:
+        whole = ShardedTensors(selected, None)
+        tensors, strips = whole if shard is None else shard_tensors(checkpoint, selected, shard)
+        shared = shard is not None and (shard.ranks_per_host or read_local_world_size()) > 1
+        used = {tensor.blob for tensor in tensors}
+        facts = [see_facts(number) if number in used else None for number in range(len(checkpoint.blobs))]
+        plans.append(
+            plan_reads(checkpoint, tensors, facts, options, target, strips=strips, shared=shared, aligned=aligned)
+        )
+    return plans
 
 
 def begin_stream(
@@ -232,6 +291,7 @@ def begin_stream(
     device: Device,
     framework: FrameworkName | None,
     names: Names | None,
+    shard: Shard | None,
     options: Options | None,
     progress: bool | Callable[[Progress], object],
     *,
@@ -245,21 +305,36 @@ def begin_stream(
     started = time.perf_counter(), time.process_time()
     try:
         options = options or Options()
-        require_host(device)
         delivered_as = choose_framework(framework)
+        for_jax = delivered_as == "jax"  # which places arrays itself, once they are in host memory
+        if not for_jax:
+            require_host(device)
+        target = Target.HOST if for_jax else find_target(device)
         report = find_report(progress)
-        reads = _plan(describe(sources), device, names, options, sources)
+        (reads,) = _plan(describe(sources), target, names, [shard], options, sources, aligned=for_jax)
         check(reads)
         populate = keeps if options.populate == "auto" else options.populate
-        return TensorStream(reads, delivered_as, options, sources, populate=populate, report=report, started=started)
+        placement = device if for_jax else None
+        return TensorStream(
+            reads,
+            delivered_as,
+            options,
+            sources,
+            placement=placement,
+            populate=populate,
+            report=report,
+            started=started,
+        )
     except BaseException:
         sources.close()
         raise
 
 
 def _check_fits(options: Options, reads: ReadPlan) -> None:
-    if options.count_held and reads.memory_limit is not None and reads.nbytes > reads.memory_limit:
+    limit = reads.memory_limit
+    if options.count_held and limit is not None and reads.nbytes + reads.scratch_bytes > limit:
+        along = f" beside {reads.scratch_bytes:,} for what is read along with columns" if reads.scratch_bytes else ""
         raise MemoryLimitError(
-            f"load() keeps every tensor, {reads.nbytes:,} bytes, and memory_limit is {reads.memory_limit:,}: "
+            f"load() keeps every tensor, {reads.nbytes:,} bytes{along}, and memory_limit is {limit:,}: "
             "use stream() and drop each tensor, select with names=, or raise the limit"
         )

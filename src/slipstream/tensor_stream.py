@@ -20,6 +20,7 @@ from slipstream.types import FileStats, LoadStats, Progress, ReadPlan
 
 if TYPE_CHECKING:
     from slipstream.delivery.base import Tensor
+    from slipstream.delivery.jax import Placement
 
 _REPORT_EVERY_S = 0.1
 
@@ -54,6 +55,7 @@ class TensorStream:
         sources: Sources,
         *,
         populate: bool = False,
+        placement: Placement | None = None,
         report: Callable[[Progress], object] | None = None,
         started: tuple[float, float] | None = None,
     ) -> None:
@@ -64,6 +66,7 @@ class TensorStream:
         self._ended: tuple[float, float] | None = None
         self._tensors = 0
         self._bytes = 0
+        self._source_bytes = 0
         self._closed = False
         self._failed = False
         self._process = os.getpid()
@@ -72,7 +75,7 @@ class TensorStream:
         self._sources = sources
         self._engine = Engine(plan, options, sources, populate=populate)
         try:
-            self._framework = import_framework(framework)  # while the first reads are under way
+            self._framework = import_framework(framework, placement)  # while the first reads are under way
         except BaseException:
             self.close()
             raise
@@ -126,10 +129,11 @@ class TensorStream:
             cpu_seconds=cpu_now - self._cpu_started,
             reads=schedule.requests,
             fallbacks=self._engine.fallbacks,
-            peak_buffer_bytes=schedule.ledger.peak_bytes,
+            peak_buffer_bytes=self._engine.peak_bytes,
             files=_file_stats(self.plan),
             hedged=schedule.hedged,
             peak_concurrency=schedule.peak_concurrency,
+            source_bytes=self._source_bytes,
             **_network_stats(self._sources),
         )
 
@@ -200,6 +204,7 @@ class TensorStream:
         assert region is not None
         in_flight.region = None  # the worker that finished it may hold on to it for a moment more
         self._bytes += op.nbytes
+        self._source_bytes += op.source_bytes
         self._tensors += len(op.tensors)
         if self._first_s is None:
             self._first_s = time.perf_counter() - self._started

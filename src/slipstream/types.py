@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple
 
 
@@ -242,6 +243,7 @@ class StrategyChoice:
         concurrency: reads in flight that suit it.
         chunk_bytes: the largest single read.
         huge_pages: whether a mapping is advised to use huge pages, which makes the kernel read it ahead by more.
+        exact: whether the kernel shall not read ahead beyond what is asked for: others read what lies beside it.
     """
 
     strategy: Strategy
@@ -249,11 +251,116 @@ class StrategyChoice:
     concurrency: int
     chunk_bytes: int
     huge_pages: bool = True
+    exact: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Strips:
+    """Where the bytes of a tensor lie of which only some columns are wanted: equal rows, and of each the same blocks.
+
+        blob     ..[aaa]....[bb]..   ..[aaa]....[bb]..     a row every `row_bytes`
+        memory   [aaa][bb][aaa][bb]
+
+    Attributes:
+        start: absolute offset of the first row.
+        rows: how many there are.
+        row_bytes: from one row to the next.
+        blocks: what is wanted of each row, [start, end) from the row's beginning; ascending, none empty, none touching.
+    """
+
+    start: int
+    rows: int
+    row_bytes: int
+    blocks: tuple[tuple[int, int], ...]
+
+    @property
+    def width(self) -> int:
+        """Bytes wanted of each row."""
+        return sum(end - start for start, end in self.blocks)
+
+    @property
+    def first(self) -> int:
+        """Absolute offset of the first byte that is wanted."""
+        return self.start + self.blocks[0][0]
+
+    @property
+    def gaps(self) -> tuple[int, ...]:
+        """Bytes between neighbouring blocks of one row."""
+        return tuple(later[0] - earlier[1] for earlier, later in pairwise(self.blocks))
+
+    @property
+    def gap_between_rows(self) -> int:
+        """Bytes between the last block of a row and the first of the next."""
+        return self.row_bytes - self.blocks[-1][1] + self.blocks[0][0]
+
+
+class StripWay(StrEnum):
+    """How strips are read that are not read along with what lies between them.
+
+    SECTORS: past the page cache, hundreds at once.
+    SHARED: copied from the page cache, where all between them has been brought in too, for other ranks on this host.
+    APART: a plain read or request for each.
+    """
+
+    SECTORS = "sectors"
+    SHARED = "shared"
+    APART = "apart"
+
+
+@dataclass(frozen=True, slots=True)
+class Gather:
+    """How strips are brought together in memory that holds nothing else.
+
+    Attributes:
+        strips: where they lie.
+        gap_bytes: blocks that are no further apart are read together, with what lies between them.
+        step_bytes: bytes of the tensor that one read brings: whole rows, or a piece of a long one.
+        span_bytes: the most that one read takes from the blob at once.
+        way: how those that are not joined are read.
+        reason: why so, in words for people.
+    """
+
+    strips: Strips
+    gap_bytes: int
+    step_bytes: int
+    span_bytes: int
+    way: StripWay
+    reason: str
+
+    @property
+    def source_bytes(self) -> int:
+        """Bytes asked of the storage."""
+        strips = self.strips
+        along = sum(gap for gap in strips.gaps if gap <= self.gap_bytes)
+        return strips.rows * (strips.width + along) + self._joined_rows * strips.gap_between_rows
+
+    @property
+    def joins_all(self) -> bool:
+        """Whether rows are read along with everything between their blocks, and with what lies between them."""
+        strips = self.strips
+        return max((*strips.gaps, strips.gap_between_rows if strips.rows > 1 else 0)) <= self.gap_bytes
+
+    @property
+    def reads(self) -> int:
+        """How many ranges are asked of the storage; a few more where long rows are read in pieces."""
+        apart = 1 + sum(gap > self.gap_bytes for gap in self.strips.gaps)
+        return self.strips.rows * apart - self._joined_rows
+
+    @property
+    def _joined_rows(self) -> int:
+        """How many rows are read together with the one before them."""
+        strips = self.strips
+        if strips.gap_between_rows > self.gap_bytes:
+            return 0
+        return strips.rows - -(-strips.rows * strips.width // self.step_bytes)
 
 
 @dataclass(frozen=True, slots=True)
 class ReadOp:
     """One contiguous range of one blob that is read into one region of memory.
+
+    Or of the strips of one range, which become one tensor without what lies between them: then `start` is the offset
+    of the first of them, and offsets count only the bytes that are wanted.
 
     It holds whole tensors: either one, which may be larger than a chunk and is then read in
     parallel, or several neighbours, read together.
@@ -266,6 +373,7 @@ class ReadOp:
         copies: whether its several tensors are handed out as copies: under a limit, so that holding one does
             not hold its neighbours; always, where the file has one of them at a misaligned offset.
         realigns: whether its single tensor is misaligned in the file, and is read to where it is aligned.
+        gather: how the strips of its single tensor are read; None where it is contiguous.
     """
 
     blob: int
@@ -274,16 +382,28 @@ class ReadOp:
     tensors: tuple[TensorInfo, ...]
     copies: bool = False
     realigns: bool = False
+    gather: Gather | None = None
 
     @property
     def nbytes(self) -> int:
-        """Bytes to read."""
+        """Bytes of its tensors."""
         return self.end - self.start
+
+    @property
+    def source_bytes(self) -> int:
+        """Bytes asked of the storage: more where what lies between strips is read along."""
+        return self.end - self.start if self.gather is None else self.gather.source_bytes
 
     @property
     def lease_bytes(self) -> int:
         """Memory it takes until it is delivered: its bytes, and those of the copies."""
         return (self.end - self.start) * (2 if self.copies else 1)
+
+    def end_chunk(self, start: int, chunk_bytes: int) -> int:
+        """Where the read that begins at `start` ends: at a multiple of the chunk size in the blob, or of the step."""
+        if self.gather is None:
+            return min(start - start % chunk_bytes + chunk_bytes, self.end)
+        return min(start + self.gather.step_bytes, self.end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +418,7 @@ class ReadPlan:
         most_concurrency: up to how many the load may find out that more are faster.
         memory_limit: bytes in flight and held by the caller together; None where there is no limit, or
             everything together is within it.
+        scratch_bytes: how much of `memory_limit` is kept for what only passes through on its way; see Gather.
     """
 
     checkpoint: Checkpoint
@@ -306,11 +427,17 @@ class ReadPlan:
     concurrency: int
     most_concurrency: int
     memory_limit: int | None
+    scratch_bytes: int = 0
 
     @property
     def nbytes(self) -> int:
-        """Bytes that will be read."""
+        """Bytes of the tensors that will be delivered."""
         return sum(op.end - op.start for op in self.ops)
+
+    @property
+    def source_bytes(self) -> int:
+        """Bytes that will be asked of the storage."""
+        return sum(op.source_bytes for op in self.ops)
 
     @property
     def tensor_count(self) -> int:
@@ -355,6 +482,7 @@ class LoadStats:
         connections: opened, not all at once.
         peak_concurrency: the most reads in flight at once.
         discarded_bytes: bytes received and not used: of the slower of two answers, and of refusals.
+        source_bytes: bytes asked of the storage for `bytes`: more where columns come with what lies between them.
     """
 
     bytes: int
@@ -372,6 +500,7 @@ class LoadStats:
     connections: int = 0
     peak_concurrency: int = 0
     discarded_bytes: int = 0
+    source_bytes: int = 0
 
     @property
     def gigabytes_per_second(self) -> float:

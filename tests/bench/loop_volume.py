@@ -31,14 +31,14 @@ def why_unavailable() -> str | None:
 
 
 @contextmanager
-def mounted_volume(folder: Path, *, partitioned: bool = False) -> Iterator[Path]:
+def mounted_volume(folder: Path, *, partitioned: bool = False, sector_bytes: int = 512) -> Iterator[Path]:
     """A new disk, or a partition of it, mounted in a folder; gone at the end."""
     image, point = folder / "disk.img", folder / "mounted"
     with image.open("wb") as file:
         file.truncate(_DISK_BYTES)
     point.mkdir()
     with ExitStack() as stack:
-        disk = _run("losetup", "--find", "--show", str(image)).strip()
+        disk = _run("losetup", "--find", "--show", "--sector-size", str(sector_bytes), str(image)).strip()
         stack.callback(_run, "losetup", "--detach", disk)
         if partitioned:  # the kernel is told of it, since not every kernel reads partition tables
             _run("addpart", disk, *_PARTITION)

@@ -32,7 +32,7 @@ def test_frameworks(checkpoint: Path) -> None:
     assert isinstance(slipstream.load(checkpoint, framework="numpy")["x"], numpy.ndarray)
 
 
-@pytest.mark.parametrize("framework", ["jax", "Torch", "pt", "", "tensorflow"])
+@pytest.mark.parametrize("framework", ["Jax", "Torch", "pt", "", "tensorflow"])
 def test_unknown_frameworks(framework: Any, checkpoint: Path) -> None:
     """A framework that is not served is named in the error, with those that are."""
     with pytest.raises(UsageError) as caught:

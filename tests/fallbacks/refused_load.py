@@ -1,8 +1,9 @@
 """A process of its own that makes the kernel refuse system calls, loads a checkpoint, and tells how that went.
 
-    python -m tests.fallbacks.refused_load CHECKPOINT STRATEGY REFUSALS MAY_MAP CONCURRENCY
+    python -m tests.fallbacks.refused_load CHECKPOINT STRATEGY REFUSALS MAY_MAP CONCURRENCY SHARD
 
-REFUSALS is JSON, the fields of seccomp.Refusal; MAY_MAP is how many bytes of address space it may still take, or 0.
+REFUSALS is JSON, the fields of seccomp.Refusal; MAY_MAP is how many bytes of address space it may still take, or 0;
+SHARD may be empty.
 It prints one line of JSON, the fields of Outcome.
 """
 
@@ -54,10 +55,12 @@ class Outcome:
     left: str = ""
 
 
-def run_refused(path: Path, strategy: str, *refusals: Refusal, may_map: int = 0, concurrency: int = 3) -> Outcome:
+def run_refused(
+    path: Path, strategy: str, *refusals: Refusal, may_map: int = 0, concurrency: int = 3, shard: str = ""
+) -> Outcome:
     """Loads a checkpoint in a new process to which these calls are refused."""
     given = json.dumps([asdict(refusal) for refusal in refusals])
-    arguments = [str(path), strategy, given, str(may_map), str(concurrency)]
+    arguments = [str(path), strategy, given, str(may_map), str(concurrency), shard]
     command = [sys.executable, "-m", "tests.fallbacks.refused_load", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
@@ -78,9 +81,10 @@ class _Memory(logging.Handler):
         self.lines.append(record.getMessage())
 
 
-def _load(path: Path, strategy: str, concurrency: int, outcome: Outcome) -> None:
+def _load(path: Path, strategy: str, concurrency: int, shard: str, outcome: Outcome) -> None:
     options = make_options(strategy=strategy, concurrency=concurrency, chunk_bytes=128 << 10)
-    tensors = slipstream.stream(path, framework="numpy", options=options)
+    part = slipstream.Shard.parse(shard) if shard else None
+    tensors = slipstream.stream(path, framework="numpy", shard=part, options=options)
     found = as_bytes(tensors)
     stats = tensors.stats()
     outcome.digests = {name: digest(data) for name, data in found.items()}
@@ -90,7 +94,7 @@ def _load(path: Path, strategy: str, concurrency: int, outcome: Outcome) -> None
 
 
 def main() -> None:
-    path, strategy, given, may_map, concurrency = sys.argv[1:]
+    path, strategy, given, may_map, concurrency, shard = sys.argv[1:]
     outcome = Outcome()
     logging.getLogger("slipstream").addHandler(_Memory(outcome.warnings))
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
@@ -101,7 +105,7 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (used + int(may_map), resource.RLIM_INFINITY))
     held: Exception | None = None
     try:
-        _load(Path(path), strategy, int(concurrency), outcome)
+        _load(Path(path), strategy, int(concurrency), shard, outcome)
     except Exception as error:
         held = error
         outcome.error, outcome.message = type(error).__name__, str(error)

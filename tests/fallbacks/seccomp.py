@@ -20,6 +20,8 @@ _NUMBERS = {
     "cachestat": (451, 451),
     "clone": (56, 220),
     "clone3": (435, 435),
+    "io_setup": (206, 0),
+    "io_submit": (209, 2),
     "madvise": (28, 233),
     "mincore": (27, 232),
     "mmap": (9, 222),

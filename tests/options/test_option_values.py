@@ -69,6 +69,11 @@ def test_defaults() -> None:
         {"memory_wait_s": threading.TIMEOUT_MAX * 2},
         {"memory_wait_s": 1e300},
         {"memory_wait_s": 10**400},
+        {"gap_bytes": -1},
+        {"gap_bytes": 1.5},
+        {"gap_bytes": "1MiB"},
+        {"gap_bytes": None},
+        {"gap_bytes": True},
         {"strategy": "fast"},
         {"strategy": "MAPPED"},
         {"strategy": ""},
@@ -95,6 +100,9 @@ def test_impossible_values(settings: dict[str, Any]) -> None:
         {"count_held": False},
         {"memory_wait_s": 0},
         {"memory_wait_s": 86_400},
+        {"gap_bytes": 0},
+        {"gap_bytes": "auto"},
+        {"gap_bytes": 1 << 60},
         {"strategy": Strategy.DIRECT},
         {"strategy": "direct"},
     ],
@@ -144,6 +152,8 @@ def test_frozen_equal_and_copied() -> None:
         ("SLIPSTREAM_MEMORY_LIMIT", "", "memory_limit", None),
         ("SLIPSTREAM_COUNT_HELD", "no", "count_held", False),
         ("SLIPSTREAM_MEMORY_WAIT_S", "0.5", "memory_wait_s", 0.5),
+        ("SLIPSTREAM_GAP_BYTES", "64KiB", "gap_bytes", 65_536),
+        ("SLIPSTREAM_GAP_BYTES", "Auto", "gap_bytes", "auto"),
         ("SLIPSTREAM_STRATEGY", "buffered", "strategy", Strategy.BUFFERED),
         ("SLIPSTREAM_STRATEGY", "auto", "strategy", "auto"),
     ],
@@ -156,6 +166,7 @@ def test_environment(variable: str, text: str, name: str, value: object, monkeyp
     assert type(getattr(Options(), name)) is type(value)
     given: dict[str, Any] = {"concurrency": 2, "chunk_bytes": 5000, "memory_limit": 9, "memory_wait_s": 9.0}
     given["count_held"] = True
+    given["gap_bytes"] = 7
     given["strategy"] = Strategy.DIRECT
     assert getattr(Options(**{name: given[name]}), name) == given[name]
     monkeypatch.delenv(variable)
@@ -185,6 +196,7 @@ def test_an_argument_of_none_comes_before_the_environment(monkeypatch: pytest.Mo
         ("SLIPSTREAM_MEMORY_WAIT_S", "soon"),
         ("SLIPSTREAM_MEMORY_WAIT_S", "nan"),
         ("SLIPSTREAM_MEMORY_WAIT_S", "-1"),
+        ("SLIPSTREAM_GAP_BYTES", "wide"),
         ("SLIPSTREAM_STRATEGY", "fast"),
         ("SLIPSTREAM_STRATEGY", ""),
     ],

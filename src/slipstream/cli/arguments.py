@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
+import slipstream
 from slipstream import Options
 from slipstream.errors import UsageError
 from slipstream.options import make_options, parse_bytes
@@ -25,12 +26,20 @@ Uris = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="Where the tensors shall be.")]
 Framework = Annotated[
-    Literal["torch", "numpy"] | None,
+    Literal["torch", "numpy", "jax"] | None,
     typer.Option(help="Whose tensors are made. Where torch is installed, torch.", show_default=False),
 ]
 Names = Annotated[
     list[str] | None,
     typer.Option(metavar="GLOB", help="Only the tensors with such a name. May be given several times."),
+]
+Shard = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RANK/WORLD[:RULES]",
+        help="Only what belongs to one rank of several, by ready rules (llama, qwen, mixtral, qwen-ep, mixtral-ep) or "
+        "by PATTERN=DIMENSION and PATTERN=none, separated by commas; head_dim=N is the size of a head.",
+    ),
 ]
 Strategy = Annotated[
     Literal["auto", "mapped", "direct", "buffered"] | None,
@@ -112,6 +121,15 @@ def read_options(
         deadline_s=deadline,
         bandwidth_limit=None if bandwidth_limit is None else parse_bytes(bandwidth_limit),
     )
+
+
+def read_shard(given: str | None) -> slipstream.Shard | None:
+    """The shard that RANK/WORLD[:RULES] stands for.
+
+    Raises:
+        UsageError: it is not of that form.
+    """
+    return None if given is None else slipstream.Shard.parse(given)
 
 
 def read_storage_options(given: Sequence[str] | None) -> StorageOptions | None:

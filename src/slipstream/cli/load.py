@@ -33,6 +33,7 @@ def load(
     device: arguments.Device = "cpu",
     framework: arguments.Framework = None,
     names: arguments.Names = None,
+    shard: arguments.Shard = None,
     strategy: arguments.Strategy = None,
     concurrency: arguments.Concurrency = None,
     chunk_bytes: arguments.ChunkBytes = None,
@@ -55,6 +56,7 @@ def load(
         deadline=deadline,
         bandwidth_limit=bandwidth_limit,
     )
+    part = arguments.read_shard(shard)
     storage_options = arguments.read_storage_options(storage_option)
     _check_paths(uris)
     with shown_progress("reading", quiet=quiet or as_json) as report:
@@ -68,6 +70,7 @@ def load(
             device=device,
             framework=framework,
             names=names,
+            shard=part,
             options=options,
             storage_options=storage_options,
             progress=forward,
@@ -92,7 +95,7 @@ def _import_framework(name: str | None) -> None:
     """Imports it before the clock starts: torch takes longer than many a load. A missing one `stream` will tell."""
     if name is None:
         name = "torch" if find_spec("torch") else "numpy"
-    for module in (name, "ml_dtypes") if name == "numpy" else (name,):
+    for module in (name, "ml_dtypes") if name != "torch" else (name,):
         if find_spec(module):
             import_module(module)
 
@@ -113,6 +116,8 @@ def _facts(stats: LoadStats) -> Iterable[tuple[str, str]]:
     per_gigabyte = f", {stats.cpu_seconds / stats.bytes * 1e9:.3f} s per GB" if stats.bytes else ""
     first = stats.first_tensor_seconds
     yield "loaded", f"{format_bytes(stats.bytes)} in {counted(stats.tensors, 'tensor')}"
+    if stats.source_bytes > stats.bytes:
+        yield "of storage", f"{format_bytes(stats.source_bytes)}, with what lies between columns"
     yield "time", f"{format_seconds(stats.seconds)}, {stats.gigabytes_per_second:.2f} GB/s"
     yield "first tensor", "none" if first is None else f"after {format_seconds(first)}"
     yield "CPU", f"{format_seconds(stats.cpu_seconds)}{per_gigabyte}"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import NamedTuple
 
+from rich.console import Console
+
 import slipstream
 from slipstream.cli import arguments
+from slipstream.cli.shard_table import print_ranks, shard_as_json
 from slipstream.cli.text import (
     ChosenFile,
     counted,
@@ -20,13 +23,14 @@ from slipstream.cli.text import (
     print_files,
     short_names,
 )
-from slipstream.types import ReadPlan, StrategyChoice
+from slipstream.types import ReadPlan, StrategyChoice, TensorInfo
 
 
 def plan(
     uris: arguments.Uris,
     device: arguments.Device = "cpu",
     names: arguments.Names = None,
+    shard: arguments.Shard = None,
     strategy: arguments.Strategy = None,
     concurrency: arguments.Concurrency = None,
     chunk_bytes: arguments.ChunkBytes = None,
@@ -49,17 +53,27 @@ def plan(
         bandwidth_limit=bandwidth_limit,
     )
     storage_options = arguments.read_storage_options(storage_option)
-    read_plan = slipstream.plan(
-        arguments.one_or_many(uris), device=device, names=names, options=options, storage_options=storage_options
-    )
-    if as_json:
-        print(json.dumps(_as_json(read_plan), indent=2))
+    part = arguments.read_shard(shard)
+    uri = arguments.one_or_many(uris)
+    if part is None:
+        read_plan = slipstream.plan(uri, device=device, names=names, options=options, storage_options=storage_options)
+        ranks: Sequence[ReadPlan] = ()
     else:
-        _print_plan(read_plan)
-
-
-def _print_plan(read_plan: ReadPlan) -> None:
+        ranks = slipstream.plan_ranks(
+            uri, part, device=device, names=names, options=options, storage_options=storage_options
+        )
+        read_plan = ranks[part.rank]
+    if as_json:
+        shards = {} if part is None else {"shard": shard_as_json(ranks, part.rank)}
+        print(json.dumps({**_as_json(read_plan), **shards}, indent=2))
+        return
     console = output()
+    _print_plan(console, read_plan)
+    if part is not None:
+        print_ranks(console, ranks, part.rank)
+
+
+def _print_plan(console: Console, read_plan: ReadPlan) -> None:
     console.print(make_facts(_facts(read_plan)))
     names = short_names([blob.uri for blob in read_plan.checkpoint.blobs])
     print_files(
@@ -77,15 +91,23 @@ def _print_plan(read_plan: ReadPlan) -> None:
 
 
 def _facts(read_plan: ReadPlan) -> Iterable[tuple[str, str]]:
-    checkpoint = read_plan.checkpoint
-    skipped = len(checkpoint.tensors) - read_plan.tensor_count
+    skipped = _skipped_tensors(read_plan)
     chunks = sorted({choice.chunk_bytes for choice in read_plan.choices if choice is not None})
-    yield "reads", f"{format_bytes(read_plan.nbytes)} in {counted(read_plan.tensor_count, 'tensor')}"
+    along = read_plan.source_bytes - read_plan.nbytes
+    with_gaps = f", and {format_bytes(along)} that lie between columns" if along else ""
+    yield "reads", f"{format_bytes(read_plan.nbytes)} in {counted(read_plan.tensor_count, 'tensor')}{with_gaps}"
     if skipped:
-        yield "skipped", f"{format_bytes(checkpoint.nbytes - read_plan.nbytes)} in {counted(skipped, 'tensor')}"
+        nbytes = sum(tensor.nbytes for tensor in skipped)
+        yield "skipped", f"{format_bytes(nbytes)} in {counted(len(skipped), 'tensor')}"
     yield "in flight", _in_flight(read_plan)
     if chunks:
         yield "largest read", ", ".join(format_binary(chunk) for chunk in chunks)
+
+
+def _skipped_tensors(read_plan: ReadPlan) -> list[TensorInfo]:
+    """The tensors of which nothing is delivered."""
+    delivered = {tensor.name for op in read_plan.ops for tensor in op.tensors}
+    return [tensor for tensor in read_plan.checkpoint.tensors if tensor.name not in delivered]
 
 
 def _in_flight(read_plan: ReadPlan) -> str:
@@ -113,9 +135,9 @@ def _files(read_plan: ReadPlan) -> list[_File]:
     for op in read_plan.ops:
         choice = read_plan.choices[op.blob]
         assert choice is not None, "an operation on a blob of which nothing is selected"
-        nbytes[op.blob] += op.nbytes
+        nbytes[op.blob] += op.source_bytes
         tensors[op.blob] += len(op.tensors)
-        reads[op.blob] += -(-op.nbytes // choice.chunk_bytes)
+        reads[op.blob] += -(-op.nbytes // choice.chunk_bytes) if op.gather is None else op.gather.reads
     return [
         _File(blob.uri, nbytes[number], tensors[number], reads[number], choice)
         for number, (blob, choice) in enumerate(zip(read_plan.checkpoint.blobs, read_plan.choices, strict=True))
@@ -123,11 +145,13 @@ def _files(read_plan: ReadPlan) -> list[_File]:
 
 
 def _as_json(read_plan: ReadPlan) -> Mapping[str, object]:
+    skipped = _skipped_tensors(read_plan)
     return {
         "bytes": read_plan.nbytes,
+        "source_bytes": read_plan.source_bytes,
         "tensors": read_plan.tensor_count,
-        "skipped_bytes": read_plan.checkpoint.nbytes - read_plan.nbytes,
-        "skipped_tensors": len(read_plan.checkpoint.tensors) - read_plan.tensor_count,
+        "skipped_bytes": sum(tensor.nbytes for tensor in skipped),
+        "skipped_tensors": len(skipped),
         "concurrency": read_plan.concurrency,
         "most_concurrency": read_plan.most_concurrency,
         "files": [_file_as_json(file) for file in _files(read_plan)],

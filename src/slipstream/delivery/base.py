@@ -11,12 +11,15 @@ from slipstream.reading.buffers import Region
 from slipstream.types import TensorInfo
 
 if TYPE_CHECKING:
+    import jax
     import numpy
     import torch
 
-    Tensor: TypeAlias = torch.Tensor | numpy.ndarray[Any, numpy.dtype[Any]]
+    from slipstream.delivery.jax import Placement
 
-FrameworkName: TypeAlias = Literal["torch", "numpy"]
+    Tensor: TypeAlias = torch.Tensor | numpy.ndarray[Any, numpy.dtype[Any]] | jax.Array
+
+FrameworkName: TypeAlias = Literal["torch", "numpy", "jax"]
 
 
 class Framework(Protocol):
@@ -25,7 +28,8 @@ class Framework(Protocol):
     def view_tensors(self, tensors: Sequence[TensorInfo], region: Region) -> Sequence[tuple[str, Tensor]]:
         """The tensors that stand in a region, by name.
 
-        Each keeps the region's memory for as long as it, or any view of it, lives, and may be written to.
+        Each keeps the region's memory for as long as it, or any view of it, lives. Where a framework's tensors can be
+        written to, these can be.
         """
         ...
 
@@ -42,17 +46,31 @@ def choose_framework(name: str | None) -> FrameworkName:
         return "torch" if has_torch else "numpy"
     if name == "torch" and not has_torch:
         raise MissingDependencyError('framework="torch" needs PyTorch: pip install "slipstream[torch]"')
-    if name in ("torch", "numpy"):
+    if name == "jax" and importlib.util.find_spec("jax") is None:
+        raise MissingDependencyError('framework="jax" needs JAX: pip install "slipstream[jax]"')
+    if name in ("torch", "numpy", "jax"):
         return cast(FrameworkName, name)
-    raise UsageError(f'framework is {name!r}; this version delivers "torch" or "numpy"')
+    raise UsageError(f'framework is {name!r}; it is "torch", "numpy" or "jax"')
 
 
-def import_framework(name: FrameworkName) -> Framework:
-    """Imports what the framework needs, which for torch can take seconds the first time."""
+def import_framework(name: FrameworkName, placement: Placement | None = None) -> Framework:
+    """Imports what the framework needs, which can take seconds the first time.
+
+    Args:
+        name: which.
+        placement: where JAX shall put arrays; others do not look at it.
+
+    Raises:
+        UsageError: there is no such place.
+    """
     if name == "torch":
         from slipstream.delivery.torch import TorchFramework
 
         return TorchFramework()
+    if name == "jax":
+        from slipstream.delivery.jax import JaxFramework
+
+        return JaxFramework("cpu" if placement is None else placement)
     from slipstream.delivery.numpy import NumpyFramework
 
     return NumpyFramework()

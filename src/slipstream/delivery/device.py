@@ -11,7 +11,9 @@ from slipstream.types import Target
 if TYPE_CHECKING:
     import torch
 
-    Device: TypeAlias = str | torch.device
+    from slipstream.delivery.jax import Placement
+
+    Device: TypeAlias = str | torch.device | Placement
 
 
 def find_target(device: Device) -> Target:

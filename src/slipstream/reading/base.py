@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from slipstream.reading.buffers import EndLease, Region
+from slipstream.reading.file import OpenFile
 from slipstream.transport.transfer import Transfer
 from slipstream.types import ReadOp
 
@@ -45,4 +46,14 @@ class BlobReader(Protocol):
 
     def close(self) -> None:
         """Gives descriptors back. Regions live on."""
+        ...
+
+
+@runtime_checkable
+class FileReader(BlobReader, Protocol):
+    """A BlobReader of a file, of which also many small pieces can be read at once."""
+
+    @property
+    def file(self) -> OpenFile:
+        """The open file."""
         ...

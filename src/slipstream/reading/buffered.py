@@ -11,8 +11,8 @@ from slipstream.types import Blob, ReadOp
 class BufferedReader:
     """Copies through the page cache into memory of our own: preadv(2). Works everywhere."""
 
-    def __init__(self, blob: Blob) -> None:
-        self._file = OpenFile(blob)
+    def __init__(self, blob: Blob, *, exact: bool = False, huge_pages: bool = False) -> None:
+        self.file = OpenFile(blob, exact=exact, huge_pages=huge_pages)
 
     def map_op(self, op: ReadOp, end_lease: EndLease) -> Region:
         """See BlobReader."""
@@ -20,12 +20,12 @@ class BufferedReader:
 
     def read(self, region: Region, start: int, end: int, transfer: Transfer) -> int:
         """See BlobReader."""
-        return self._file.read_buffered(region, start, end)
+        return self.file.read_buffered(region, start, end)
 
     def check_unchanged(self) -> None:
         """See BlobReader."""
-        self._file.check_unchanged()
+        self.file.check_unchanged()
 
     def close(self) -> None:
         """See BlobReader."""
-        self._file.close()
+        self.file.close()

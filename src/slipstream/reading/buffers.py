@@ -48,12 +48,25 @@ class Region:
         self.pages = pages
         self.maps_file = maps_file
 
+    @property
+    def owns_pages(self) -> bool:
+        """Whether it is a mapping of its own, so that its pages hold nothing else."""
+        return self.pages or len(self.view) >= _HEAP_BYTES
+
     def slice(self, start: int, end: int) -> memoryview:
         """The bytes `[start, end)` of the blob."""
         return self.view[start - self.base : end - self.base]
 
 
-def map_region(start: int, end: int, descriptor: int | None, end_lease: EndLease, *, huge_pages: bool = True) -> Region:
+def map_region(
+    start: int,
+    end: int,
+    descriptor: int | None,
+    end_lease: EndLease,
+    *,
+    huge_pages: bool = True,
+    exact: bool = False,
+) -> Region:
     """Memory for the blob's bytes `[start, end)`, widened to whole pages of the blob.
 
     Args:
@@ -62,13 +75,17 @@ def map_region(start: int, end: int, descriptor: int | None, end_lease: EndLease
         descriptor: the file to map; None for anonymous memory.
         end_lease: called once, in any thread, when the last view died.
         huge_pages: whether a mapping of the file is advised to use them; memory always is.
+        exact: whether a mapping of the file reads nothing ahead.
 
     Raises:
         OSError: the system refuses; nothing is left mapped.
     """
     base = start - start % PAGE_BYTES
     length = -(-(end - base) // PAGE_BYTES) * PAGE_BYTES
-    address = map_memory(length) if descriptor is None else map_file(descriptor, base, length, huge_pages=huge_pages)
+    if descriptor is None:
+        address = map_memory(length)
+    else:
+        address = map_file(descriptor, base, length, huge_pages=huge_pages, exact=exact)
     view = _own_mapping(address, length, end_lease)
     return Region(address, base, view, pages=True, maps_file=descriptor is not None)
 

@@ -25,14 +25,14 @@ class DirectReader:
     so read the same bytes twice (seen on 6.18: 8 MiB cached by a call that returned EAGAIN).
     """
 
-    def __init__(self, blob: Blob, note_fallback: NoteFallback) -> None:
-        self._file = OpenFile(blob)
+    def __init__(self, blob: Blob, note_fallback: NoteFallback, *, exact: bool = False) -> None:
+        self.file = OpenFile(blob, exact=exact)
         self._note_fallback = note_fallback
         self._descriptor: int | None = None
         self._bypasses = True
         self._copies_cached = True
         try:
-            self._descriptor = self._file.open_again(os.O_DIRECT)
+            self._descriptor = self.file.open_direct()
         except OSError as error:
             self._fall_back(error.strerror or str(error))
 
@@ -43,7 +43,7 @@ class DirectReader:
     def read(self, region: Region, start: int, end: int, transfer: Transfer) -> int:
         """See BlobReader."""
         if not region.pages or not self._bypasses:
-            return self._file.read_buffered(region, start, end)
+            return self.file.read_buffered(region, start, end)
         start, requests = self._copy_cached(region, start, end)
         while start < end and self._bypasses and self._descriptor is not None:
             count = self._read_direct(self._descriptor, region, start - start % PAGE_BYTES, end)
@@ -53,15 +53,15 @@ class DirectReader:
             start += count - start % PAGE_BYTES
             if start % PAGE_BYTES:
                 break  # a short read ended inside a page: the device cannot go on from there
-        return requests + self._file.read_buffered(region, start, end)
+        return requests + self.file.read_buffered(region, start, end)
 
     def _copy_cached(self, region: Region, start: int, end: int) -> tuple[int, int]:
         """Copies the range if it is in the page cache: (where it got to, requests made)."""
         first = start - start % PAGE_BYTES
-        if not self._copies_cached or count_cached_bytes(self._file.descriptor, first, end - first) != end - first:
+        if not self._copies_cached or count_cached_bytes(self.file.descriptor, first, end - first) != end - first:
             return start, 0
         try:
-            return start + os.preadv(self._file.descriptor, [region.slice(start, end)], start, os.RWF_NOWAIT), 1
+            return start + os.preadv(self.file.descriptor, [region.slice(start, end)], start, os.RWF_NOWAIT), 1
         except BlockingIOError:
             return start, 1  # evicted since
         except OSError as error:
@@ -73,7 +73,7 @@ class DirectReader:
         """Reads whole pages from `first` on, also those beyond the file's end; None where it is refused."""
         pages_end = -(-end // PAGE_BYTES) * PAGE_BYTES
         try:
-            return self._file.read_some(descriptor, region.slice(first, pages_end), first, end)
+            return self.file.read_some(descriptor, region.slice(first, pages_end), first, end)
         except ReadError as error:
             # The cause is never bound to a name here: it would refer to itself through this frame, and
             # keep the region until the garbage collector comes by.
@@ -88,10 +88,8 @@ class DirectReader:
 
     def check_unchanged(self) -> None:
         """See BlobReader."""
-        self._file.check_unchanged()
+        self.file.check_unchanged()
 
     def close(self) -> None:
         """See BlobReader."""
-        self._file.close()
-        if self._descriptor is not None:
-            os.close(self._descriptor)
+        self.file.close()

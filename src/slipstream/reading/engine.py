@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from slipstream.errors import ReadError, SlipstreamError
 from slipstream.options import Options
@@ -24,7 +26,10 @@ from slipstream.reading.schedule import OpInFlight, Read, Schedule
 from slipstream.sources.base import RemoteSource
 from slipstream.sources.registry import Sources
 from slipstream.transport.transfer import TransferStopped
-from slipstream.types import Blob, ReadOp, ReadPlan, Strategy, StrategyChoice
+from slipstream.types import Blob, ReadOp, ReadPlan, Strategy, StrategyChoice, StripWay
+
+if TYPE_CHECKING:
+    from slipstream.reading.gather import Gatherer
 
 # How long `close` waits for all reads that are under way. A read takes milliseconds; a network file system
 # that hangs may take for ever, and its thread (a daemon) then ends whenever the read does.
@@ -51,7 +56,7 @@ class Engine:
         self.schedule = Schedule(plan, options.memory_wait_s, hedge=hedge, count_held=options.count_held)
         self._maps_too_many = len(plan.ops) > _MOST_MAPPINGS
         self._lock = threading.Lock()  # guards the fields below; never held during I/O or with another lock
-        self._readers: dict[int, BlobReader] = {}
+        self._readers: dict[tuple[int, Strategy], BlobReader] = {}
         self._fallbacks: list[str] = []
         self._workers: list[threading.Thread] = []
         self._running = 0
@@ -61,7 +66,8 @@ class Engine:
         self._unread_bytes = [0] * len(plan.checkpoint.blobs)
         for op in plan.ops:
             self._unread_bytes[op.blob] += op.nbytes
-        self._most_workers = sum(-(-op.nbytes // self._chunk_bytes(op.blob)) + 1 for op in plan.ops)
+        self._most_workers = sum(-(-op.nbytes // self._chunk_bytes(op)) + 1 for op in plan.ops)
+        self._gatherer = _make_gatherer(plan)
         self._populator: threading.Thread | None = None
         try:
             if populate and plan.memory_limit is None and self._has_ranged:
@@ -106,6 +112,12 @@ class Engine:
         """What was refused by the kernel or a file system, and what was done instead."""
         return tuple(self._fallbacks)
 
+    @property
+    def peak_bytes(self) -> int:
+        """The most memory that was leased at once, and what bytes passed through."""
+        passing = 0 if self._gatherer is None else self._gatherer.peak_bytes
+        return self.schedule.ledger.peak_bytes + passing
+
     def close(self) -> None:
         """Stops the workers, waits for the reads under way, and closes the files. Safe to call again.
 
@@ -113,6 +125,8 @@ class Engine:
         stream, and in a signal handler that interrupted the schedule. The workers end all the same.
         """
         self.schedule.stop()
+        if self._gatherer is not None:
+            self._gatherer.close()
         threads = [*self._workers, *([self._populator] if self._populator else [])]
         if self.schedule.interrupted_here or threading.current_thread() in threads:
             return
@@ -166,7 +180,7 @@ class Engine:
                 if self._strategy(target.op.blob) is not Strategy.RANGED or not target.op.nbytes:
                     continue
                 region = self._make_region(target)
-                for start in range(0, len(region.view) if region.pages else 0, _POPULATED_AT_ONCE):
+                for start in range(0, len(region.view) if region.owns_pages else 0, _POPULATED_AT_ONCE):
                     if self.schedule.stopped:
                         return
                     populate_memory(region.address + start, min(_POPULATED_AT_ONCE, len(region.view) - start))
@@ -174,7 +188,9 @@ class Engine:
 
     def _discard(self, read: Read) -> None:
         """Forgets a read that somebody else has finished, or that nobody waits for any more."""
-        self._sources.client.count(discarded_bytes=max(read.transfer.landed - read.kept_bytes, 0))
+        transfer = read.transfer
+        unused = max(transfer.landed - read.kept_bytes, 0) + transfer.discarded
+        self._sources.client.count(discarded_bytes=unused)
         self.schedule.lose(read)
 
     def _adjust_workers(self) -> None:
@@ -193,11 +209,15 @@ class Engine:
             target.region = allocate_region(target.op.start, target.op.end, lambda address, length: None)
             return 0
         region = self._make_region(target)
-        return self._reader(target.op.blob).read(region, read.start, read.end, read.transfer)
+        reader = self._reader(target.op)
+        if self._gatherer is not None and target.op.gather is not None:
+            note = partial(self._note_fallback, target.op.blob)
+            return self._gatherer.read(reader, target.op, region, read.start, read.end, read.transfer, note)
+        return reader.read(region, read.start, read.end, read.transfer)
 
     def _make_region(self, target: OpInFlight) -> Region:
         """The op's memory, made by whoever needs it first."""
-        reader = self._reader(target.op.blob)
+        reader = self._reader(target.op)
         with target.making:
             if target.region is None:
                 target.region = self._map(target.op, reader)
@@ -211,16 +231,18 @@ class Engine:
             self._unread_bytes[blob] -= length
             if self._unread_bytes[blob]:
                 return
-            reader = self._readers.pop(blob)
+            readers = [self._readers.pop(key) for key in list(self._readers) if key[0] == blob]
         try:
-            reader.check_unchanged()
+            for reader in readers:
+                reader.check_unchanged()
         finally:
-            reader.close()
+            for reader in readers:
+                reader.close()
 
     def _map(self, op: ReadOp, reader: BlobReader) -> Region:
         end_lease = partial(self.schedule.ledger.end_lease, op.nbytes)
         try:
-            if op.realigns or self._maps_too_many:
+            if op.realigns or op.gather is not None or self._maps_too_many:
                 return allocate_region(op.start, op.end, end_lease)
             return reader.map_op(op, end_lease)
         except OSError as error:
@@ -233,27 +255,30 @@ class Engine:
                 length=op.nbytes,
             ) from error
 
-    def _reader(self, blob: int) -> BlobReader:
-        """The blob's reader, opened by the first worker that needs it."""
+    def _reader(self, op: ReadOp) -> BlobReader:
+        """The reader of the op's blob, opened by the first worker that needs it. What is mapped cannot be gathered."""
+        blob, choice = op.blob, self._plan.choices[op.blob]
+        assert choice is not None, "an op of a blob that was not planned"
+        if op.gather is not None and choice.strategy is Strategy.MAPPED:
+            strategy = Strategy.DIRECT if op.gather.way is StripWay.SECTORS else Strategy.BUFFERED
+            choice = replace(choice, strategy=strategy)
         with self._opening[blob]:
-            reader = self._readers.get(blob)
+            reader = self._readers.get((blob, choice.strategy))
             if reader is None:
-                choice = self._plan.choices[blob]
-                assert choice is not None, "an op of a blob that was not planned"
                 note = partial(self._note_fallback, blob)
                 reader = self._open_reader(self._plan.checkpoint.blobs[blob], choice, note)
                 with self._lock:
-                    self._readers[blob] = reader
+                    self._readers[blob, choice.strategy] = reader
             return reader
 
     def _open_reader(self, blob: Blob, choice: StrategyChoice, note_fallback: NoteFallback) -> BlobReader:
         match choice.strategy:
             case Strategy.MAPPED:
-                return MappedReader(blob, note_fallback, huge_pages=choice.huge_pages)
+                return MappedReader(blob, note_fallback, huge_pages=choice.huge_pages, exact=choice.exact)
             case Strategy.DIRECT:
-                return DirectReader(blob, note_fallback)
+                return DirectReader(blob, note_fallback, exact=choice.exact)
             case Strategy.BUFFERED:
-                return BufferedReader(blob)
+                return BufferedReader(blob, exact=choice.exact, huge_pages=choice.huge_pages)
             case Strategy.RANGED:
                 from slipstream.reading.ranged import RangedReader  # here, because local loads need nothing of it
 
@@ -290,9 +315,19 @@ class Engine:
         choice = self._plan.choices[blob]
         return choice.strategy if choice else None
 
-    def _chunk_bytes(self, blob: int) -> int:
-        choice = self._plan.choices[blob]
+    def _chunk_bytes(self, op: ReadOp) -> int:
+        if op.gather is not None:
+            return op.gather.step_bytes
+        choice = self._plan.choices[op.blob]
         return choice.chunk_bytes if choice else 1
+
+
+def _make_gatherer(plan: ReadPlan) -> Gatherer | None:
+    if all(op.gather is None for op in plan.ops):
+        return None
+    from slipstream.reading.gather import Gatherer  # here, because it needs NumPy, and few loads need it
+
+    return Gatherer(plan)
 
 
 def _warn(text: str) -> None:

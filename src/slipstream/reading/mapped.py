@@ -21,8 +21,9 @@ class MappedReader:
     fails is an error here and not a SIGBUS in the caller.
     """
 
-    def __init__(self, blob: Blob, note_fallback: NoteFallback, *, huge_pages: bool) -> None:
-        self._file = OpenFile(blob)
+    def __init__(self, blob: Blob, note_fallback: NoteFallback, *, huge_pages: bool, exact: bool = False) -> None:
+        self.file = OpenFile(blob, exact=exact)
+        self._exact = exact
         self._huge_pages = huge_pages
         self._note_fallback = note_fallback
 
@@ -35,7 +36,14 @@ class MappedReader:
         if op.copies:
             return map_region(op.start, op.end, None, end_lease)
         try:
-            return map_region(op.start, op.end, self._file.descriptor, end_lease, huge_pages=self._huge_pages)
+            return map_region(
+                op.start,
+                op.end,
+                self.file.descriptor,
+                end_lease,
+                huge_pages=self._huge_pages,
+                exact=self._exact,
+            )
         except OSError as error:
             self._note_fallback(f"mapping was refused ({error.strerror}): read through the page cache instead")
             return map_region(op.start, op.end, None, end_lease)
@@ -43,8 +51,10 @@ class MappedReader:
     def read(self, region: Region, start: int, end: int, transfer: Transfer) -> int:
         """See BlobReader."""
         if not region.maps_file:
-            return self._file.read_buffered(region, start, end)
+            return self.file.read_buffered(region, start, end)
         first = start - start % PAGE_BYTES
+        if self._exact:
+            self.file.ask_for(first, end)
         try:
             populate(region.address + first - region.base, end - first)
             return 1
@@ -60,7 +70,7 @@ class MappedReader:
         requests = 0
         while start < end:
             target = memoryview(scratch)[: end - start]
-            start += self._file.read_some(self._file.descriptor, target, start, end)
+            start += self.file.read_some(self.file.descriptor, target, start, end)
             requests += 1
         name = errno.errorcode.get(refusal.errno or 0, "unknown")
         self._note_fallback(f"MADV_POPULATE_READ was refused ({name}): read into the page cache by plain reads instead")
@@ -68,8 +78,8 @@ class MappedReader:
 
     def check_unchanged(self) -> None:
         """See BlobReader."""
-        self._file.check_unchanged()
+        self.file.check_unchanged()
 
     def close(self) -> None:
         """See BlobReader."""
-        self._file.close()
+        self.file.close()

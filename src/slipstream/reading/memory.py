@@ -28,6 +28,7 @@ _HUGE_PAGE_BYTES = 2 << 20  # x86-64, and arm64 with 4 KiB pages
 _MAP_FAILED = ctypes.c_void_p(-1).value
 _MAP_NORESERVE = 0x4000  # not in Python's mmap module; the same on x86-64 and arm64
 _READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
+_MADV_RANDOM = 1
 _MADV_HUGEPAGE = 14
 _MADV_POPULATE_READ = 22  # Linux 5.14
 _MADV_POPULATE_WRITE = 23
@@ -56,17 +57,19 @@ def map_memory(length: int) -> int:
     return address
 
 
-def map_file(descriptor: int, offset: int, length: int, *, huge_pages: bool) -> int:
+def map_file(descriptor: int, offset: int, length: int, *, huge_pages: bool, exact: bool = False) -> int:
     """Maps a file's range privately, so that writing to it never reaches the file; returns its address.
 
     The mapping needs no descriptor to live. Advised to use huge pages, Linux reads it ahead by 2 MiB
-    and more (see sources/mounts.py).
+    and more (see sources/mounts.py). An exact one reads nothing ahead, also not where an earlier reader left a mark to.
 
     Raises:
         OSError: the file system cannot map (ENODEV), or the limits on mappings are reached.
     """
     address = _check_address(_LIBC.mmap(None, length, _READ_WRITE, mmap.MAP_PRIVATE, descriptor, offset))
-    if huge_pages:
+    if exact:
+        _LIBC.madvise(address, length, _MADV_RANDOM)
+    elif huge_pages:
         _LIBC.madvise(address, length, _MADV_HUGEPAGE)
     return address
 

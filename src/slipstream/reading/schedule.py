@@ -65,11 +65,24 @@ class Read:
         kept_bytes: how much of what it has read is of use though its rival wins: what the rival did not ask for.
         rival: the other read of the same chunk, if there is one.
         displaced: those that have made room for another and may not have stopped yet; one list for all of a chunk.
+        weight: bytes asked of the storage for each byte that is wanted: more than 1 where others are read along.
         won: whether it was the first of its chunk to end. From then on nobody may begin to write there.
         lost: whether the other one was.
     """
 
-    __slots__ = ("chunk_start", "displaced", "end", "kept_bytes", "lost", "rival", "start", "target", "transfer", "won")
+    __slots__ = (
+        "chunk_start",
+        "displaced",
+        "end",
+        "kept_bytes",
+        "lost",
+        "rival",
+        "start",
+        "target",
+        "transfer",
+        "weight",
+        "won",
+    )
 
     def __init__(self, target: OpInFlight, start: int, end: int, chunk_start: int) -> None:
         self.target = target
@@ -77,6 +90,7 @@ class Read:
         self.end = end
         self.chunk_start = chunk_start
         self.transfer = Transfer()
+        self.weight = target.op.source_bytes / target.op.nbytes if target.op.gather is not None else 1.0
         self.kept_bytes = 0
         self.rival: Read | None = None
         self.displaced: list[Read] = []
@@ -94,7 +108,8 @@ class Schedule:
         lock = RLock()
         self._memory = Condition(lock)  # workers wait here for a lease, or for a straggler
         self._whole_or_over = Condition(lock)  # the caller waits here
-        self.ledger = Ledger(self._memory, plan.memory_limit, count_held=count_held)
+        limit = None if plan.memory_limit is None else plan.memory_limit - plan.scratch_bytes
+        self.ledger = Ledger(self._memory, limit, count_held=count_held)
         tunes = plan.most_concurrency > plan.concurrency
         self._tuner = (
             ConcurrencyTuner(plan.concurrency, plan.most_concurrency, monotonic(), idle_share_s) if tunes else None
@@ -114,6 +129,7 @@ class Schedule:
         self._stuck_since: float | None = None  # the caller holds all memory, and nothing can move
         self.allowed = plan.concurrency
         self.bytes_read = 0
+        self._source_bytes_read = 0
         self.requests = 0
         self.hedged = 0
         self.peak_concurrency = 0
@@ -170,7 +186,8 @@ class Schedule:
         with self._whole_or_over:
             now = monotonic()
             self._forget(read)
-            self._peers.note(read.end - read.start, now - read.transfer.started)
+            self._peers.note(self._source_bytes(read, read.start), now - read.transfer.started)
+            self._source_bytes_read += self._source_bytes(read, read.chunk_start)
             self.bytes_read += read.end - read.chunk_start
             self.requests += requests
             target = read.target
@@ -189,7 +206,7 @@ class Schedule:
         """
         with self._memory:
             if self._tuner is not None and self._pending:
-                landed = self.bytes_read + sum(read.transfer.landed for read in self._in_flight)
+                landed = self._source_bytes_read + sum(read.transfer.received for read in self._in_flight)
                 full = len(self._in_flight) >= self.allowed * 3 // 4
                 read_s = self._peers.typical_s(self._chunk_bytes())
                 before = self.allowed
@@ -276,7 +293,7 @@ class Schedule:
         choice = self._plan.choices[current.op.blob]
         assert choice is not None, "an op of a blob that was not planned"
         start = current.next_start
-        end = min(start - start % choice.chunk_bytes + choice.chunk_bytes, current.op.end)
+        end = current.op.end_chunk(start, choice.chunk_bytes)
         current.next_start = end
         current.outstanding += 1
         if end == current.op.end:
@@ -312,9 +329,14 @@ class Schedule:
         return None
 
     def _is_slow(self, read: Read, seconds: float, at_the_end: bool) -> bool:
-        if read.won or read.lost or read.transfer.waiting or not self._is_ranged(read):
+        if read.won or read.lost or read.transfer.pauses or not self._is_ranged(read):
             return False  # of a chunk that is decided the memory may be handed out already
-        return self._peers.is_straggler(read.end - read.start, read.transfer.landed, seconds, at_the_end=at_the_end)
+        nbytes = self._source_bytes(read, read.start)
+        return self._peers.is_straggler(nbytes, read.transfer.received, seconds, at_the_end=at_the_end)
+
+    def _source_bytes(self, read: Read, start: int) -> int:
+        """What is asked of the storage for the bytes from `start` on."""
+        return int((read.end - start) * read.weight)
 
     def _is_older_and_slow(self, rival: Read, read: Read, now: float, at_the_end: bool) -> bool:
         started = rival.transfer.started

@@ -35,6 +35,9 @@ class Transfer:
         requests: HTTP requests made for it.
         waiting: whether it pauses before another attempt.
         started: `time.monotonic()` when it was made.
+        inner: where bytes come into other memory first, the transfer of these, which is then what this one waits in.
+        passed: bytes that earlier inner ones have brought.
+        discarded: bytes that an inner one had brought when it was stopped.
     """
 
     def __init__(self) -> None:
@@ -42,9 +45,24 @@ class Transfer:
         self.requests = 0
         self.waiting = False
         self.started = monotonic()
+        self.inner: Transfer | None = None
+        self.passed = 0
+        self.discarded = 0
         self._condition = Condition()
         self._connection: Abortable | None = None
         self._stopped = False
+
+    @property
+    def received(self) -> int:
+        """Bytes that have come for it so far, wherever they are."""
+        inner = self.inner
+        return max(self.landed, self.passed) + (inner.landed if inner is not None else 0)
+
+    @property
+    def pauses(self) -> bool:
+        """Whether it waits before another attempt, itself or its inner one."""
+        inner = self.inner
+        return self.waiting or (inner is not None and inner.waiting)
 
     @property
     def stopped(self) -> bool:
@@ -88,6 +106,10 @@ class Transfer:
             self._condition.notify_all()
             if self._connection is not None:
                 self._connection.abort()
+
+    def abort(self) -> None:
+        """See Abortable: the outer transfer is stopped."""
+        self.begin_stop()
 
     def stop(self) -> None:
         """Lets nothing more be received, and waits until nothing is written any more."""
