@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from slipstream.delivery.base import choose_framework
-from slipstream.delivery.device import find_target, require_host
+from slipstream.delivery.casting import find_dtype
+from slipstream.delivery.device import find_target
+from slipstream.delivery.opening import begin_opening
 from slipstream.describe import describe_checkpoint
 from slipstream.errors import MemoryLimitError
 from slipstream.options import Options
@@ -22,12 +24,13 @@ from slipstream.progress import find_report
 from slipstream.sources.locate import Uri, locate_checkpoint
 from slipstream.sources.registry import Sources, StorageOptionsGiven
 from slipstream.tensor_stream import TensorStream
-from slipstream.types import Checkpoint, LoadStats, Progress, ReadPlan
+from slipstream.types import Checkpoint, Dtype, LoadStats, Progress, ReadPlan
 
 if TYPE_CHECKING:
     import torch
 
     from slipstream.delivery.base import FrameworkName, Tensor
+    from slipstream.delivery.casting import DtypeGiven
     from slipstream.delivery.device import Device
 
 
@@ -35,6 +38,7 @@ def stream(
     uri: Uri | Sequence[Uri],
     *,
     device: Device = "cpu",
+    dtype: DtypeGiven | None = None,
     framework: FrameworkName | None = None,
     names: Names | None = None,
     options: Options | None = None,
@@ -51,7 +55,11 @@ def stream(
         uri: a file, directory or glob, an s3://, gs:// or az:// blob, prefix or glob, an http(s):// URL, or a list of
             these. A directory or prefix is read through its `*.index.json` where it has one, else all its
             `*.safetensors`.
-        device: where the tensors are wanted; "cpu" in this version.
+        device: where the tensors are wanted: "cpu", "cuda", "cuda:1", "xpu", a torch.device. What the caller does with
+            a tensor on a device comes after its copy, in the stream that is current where it is handed out
+            (docs/gpu.md).
+        dtype: what floating-point tensors of 16 bits and more are cast to on the way, as torch.bfloat16 or "bfloat16";
+            None leaves all as they are. Others, and quantized ones, stay as they are.
         framework: "torch" or "numpy"; torch where it is installed.
         names: which tensors: a name or glob, a list of them, or a function from name to bool. Only
             their bytes are read. None is all.
@@ -70,13 +78,14 @@ def stream(
         MemoryLimitError, MissingDependencyError: before any tensor is read.
         ReadError and others: while iterating; see TensorStream.
     """
-    return _begin(uri, device, framework, names, options, storage_options, progress)
+    return _begin(uri, device, dtype, framework, names, options, storage_options, progress)
 
 
 def load(
     uri: Uri | Sequence[Uri],
     *,
     device: Device = "cpu",
+    dtype: DtypeGiven | None = None,
     framework: FrameworkName | None = None,
     names: Names | None = None,
     options: Options | None = None,
@@ -85,7 +94,7 @@ def load(
 ) -> dict[str, Tensor]:
     """Loads a checkpoint as a whole: name -> tensor. Arguments, ownership and errors as in `stream`."""
     with _begin(
-        uri, device, framework, names, options, storage_options, progress, keeps=True, check=_check_fits
+        uri, device, dtype, framework, names, options, storage_options, progress, keeps=True, check=_check_fits
     ) as tensors:
         return dict(tensors)
 
@@ -95,6 +104,7 @@ def load_into(
     uri: Uri | Sequence[Uri],
     *,
     device: Device = "cpu",
+    dtype: DtypeGiven | None = None,
     strict: bool = True,
     names: Names | None = None,
     options: Options | None = None,
@@ -109,7 +119,8 @@ def load_into(
 
     Args:
         module: what to load into. It is changed while this runs, also when it ends in an error.
-        uri, device, names, options, storage_options, progress: as in `stream`.
+        uri, device, dtype, names, options, storage_options, progress: as in `stream`. The module's own device may be
+            another; for one on a GPU give that as `device`.
         strict: whether names that only one side has are an error. Shapes that differ always are.
 
     Raises:
@@ -120,7 +131,7 @@ def load_into(
 
     filler = ModuleFiller(module, strict=strict)
     begun = _begin(
-        uri, device, "torch", names, options, storage_options, progress, keeps=filler.keeps, check=filler.check
+        uri, device, dtype, "torch", names, options, storage_options, progress, keeps=filler.keeps, check=filler.check
     )
     with begun as tensors:
         for name, tensor in tensors:
@@ -148,6 +159,7 @@ def plan(
     uri: Uri | Sequence[Uri],
     *,
     device: Device = "cpu",
+    dtype: DtypeGiven | None = None,
     names: Names | None = None,
     options: Options | None = None,
     storage_options: StorageOptionsGiven | None = None,
@@ -155,13 +167,13 @@ def plan(
     """Plans a load, from headers alone: which ranges are read, how, and why.
 
     Args:
-        uri, device, names, options, storage_options: as in `stream`.
+        uri, device, dtype, names, options, storage_options: as in `stream`. The device need not be there.
 
     Raises:
         As `inspect`; and TensorNotFoundError, MemoryLimitError.
     """
     with Sources(storage_options, options) as sources:
-        return _plan(uri, device, names, options or Options(), sources)
+        return _plan(uri, device, names, options or Options(), sources, cast=find_dtype(dtype))
 
 
 def _describe(uri: Uri | Sequence[Uri], sources: Sources) -> Checkpoint:
@@ -169,7 +181,14 @@ def _describe(uri: Uri | Sequence[Uri], sources: Sources) -> Checkpoint:
 
 
 def _plan(
-    uri: Uri | Sequence[Uri], device: Device, names: Names | None, options: Options, sources: Sources
+    uri: Uri | Sequence[Uri],
+    device: Device,
+    names: Names | None,
+    options: Options,
+    sources: Sources,
+    *,
+    cast: Dtype | None = None,
+    keeps: bool = False,
 ) -> ReadPlan:
     checkpoint = _describe(uri, sources)
     selected = select_tensors(checkpoint, names)
@@ -178,12 +197,13 @@ def _plan(
         sources.find(blob.uri).see_facts(blob) if number in used else None
         for number, blob in enumerate(checkpoint.blobs)
     ]
-    return plan_reads(checkpoint, selected, facts, options, find_target(device))
+    return plan_reads(checkpoint, selected, facts, options, find_target(device), cast=cast, keeps=keeps)
 
 
 def _begin(
     uri: Uri | Sequence[Uri],
     device: Device,
+    dtype: DtypeGiven | None,
     framework: FrameworkName | None,
     names: Names | None,
     options: Options | None,
@@ -196,23 +216,36 @@ def _begin(
     """Plans a load and, if `check` does not object to the plan, begins to read. `keeps`: what is loaded is kept."""
     started = time.perf_counter(), time.process_time()
     options = options or Options()
-    require_host(device)
+    target, cast = find_target(device), find_dtype(dtype)
     delivered_as = choose_framework(framework)
     report = find_report(progress)
+    opening = begin_opening(target, device, delivered_as, options)
     sources = Sources(storage_options, options)
     try:
-        reads = _plan(uri, device, names, options, sources)
+        reads = _plan(uri, device, names, options, sources, cast=cast, keeps=keeps)
         check(reads)
         populate = keeps if options.populate == "auto" else options.populate
-        return TensorStream(reads, delivered_as, options, sources, populate=populate, report=report, started=started)
+        copier = opening.wait_copier(reads)
+        return TensorStream(
+            reads,
+            delivered_as,
+            options,
+            sources,
+            populate=populate,
+            copier=copier,
+            warm_up_s=opening.warm_up_s,
+            report=report,
+            started=started,
+        )
     except BaseException:
         sources.close()
         raise
 
 
 def _check_fits(reads: ReadPlan) -> None:
-    if reads.memory_limit is not None and reads.nbytes > reads.memory_limit:
+    needed = sum(op.landing_bytes or op.nbytes for op in reads.ops)
+    if reads.memory_limit is not None and needed > reads.memory_limit:
         raise MemoryLimitError(
-            f"load() keeps every tensor, {reads.nbytes:,} bytes, and memory_limit is {reads.memory_limit:,}: "
+            f"load() keeps every tensor, {needed:,} bytes, and {reads.limited_by} is {reads.memory_limit:,}: "
             "use stream() and drop each tensor, select with names=, or raise the limit"
         )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from slipstream.reading.buffers import EndLease, Region
+from slipstream.reading.ring import Event, SlotMemory
 from slipstream.transport.transfer import Transfer
 from slipstream.types import ReadOp
 
@@ -45,4 +46,81 @@ class BlobReader(Protocol):
 
     def close(self) -> None:
         """Gives descriptors back. Regions live on."""
+        ...
+
+
+EndLanding: TypeAlias = Callable[[int, int, int], None]
+"""Takes how many leased bytes went, and the address and length of the mapping to end; see Ledger.end_lease."""
+
+
+class Landing(Protocol):
+    """The memory where the tensors of one op come to stand, for a load that passes through a ring."""
+
+    def copy(self, chunk: Region, start: int, end: int) -> Event:
+        """Begins to copy the bytes `[start, end)` of the blob from a slot; any thread, several at once.
+
+        Args:
+            chunk: the slot, as memory of the blob. What is in it may be moved about.
+            start: where the chunk begins: the op's start, or a whole number of its pieces behind it.
+            end: behind its last byte.
+
+        Returns:
+            When the slot may be used again.
+
+        Raises:
+            DeviceError: the device failed.
+        """
+        ...
+
+    def hand_out(self) -> Sequence[tuple[str, Any]]:
+        """The tensors, by name, once all copies were begun. For the caller's thread, once.
+
+        What that thread does with them comes after the copies: on the host because they are over, on a device because
+        its present stream has been told to wait for them.
+        """
+        ...
+
+
+class Copier(Protocol):
+    """Brings bytes from the slots of a ring to where tensors stand.
+
+    Attributes:
+        memory: where slots come from.
+    """
+
+    @property
+    def memory(self) -> SlotMemory: ...
+
+    def land(self, op: ReadOp, end_lease: EndLanding) -> Landing:
+        """Memory for an op's tensors.
+
+        Args:
+            op: planned with a ring.
+            end_lease: called once for each part of that memory when the last view of it died.
+
+        Raises:
+            DeviceError: the device has no memory left.
+            OSError: the host has none.
+        """
+        ...
+
+    def notes(self) -> Sequence[str]:
+        """What was refused, and what was done instead; one line each."""
+        ...
+
+
+@runtime_checkable
+class PlacingReader(Protocol):
+    """What a reader may be able to do besides: to put bytes where tensors stand, past the ring."""
+
+    def can_place(self, op: ReadOp) -> bool:
+        """Whether it can for this op."""
+        ...
+
+    def place(self, landing: Landing, op: ReadOp, start: int, end: int) -> int:
+        """Makes the bytes `[start, end)` of the blob stand there; returns how many requests that took.
+
+        Raises:
+            ReadError: with uri, offset and length.
+        """
         ...

@@ -14,13 +14,15 @@ from functools import partial
 
 from slipstream.errors import ReadError, SlipstreamError
 from slipstream.options import Options
-from slipstream.reading.base import BlobReader, NoteFallback
+from slipstream.reading.base import BlobReader, Copier, NoteFallback
 from slipstream.reading.buffered import BufferedReader
 from slipstream.reading.buffers import Region, allocate_region
 from slipstream.reading.direct import DirectReader
 from slipstream.reading.mapped import MappedReader
 from slipstream.reading.memory import populate_memory
+from slipstream.reading.ring import RingStatistics
 from slipstream.reading.schedule import OpInFlight, Read, Schedule
+from slipstream.reading.staged import StagedReads
 from slipstream.sources.base import RemoteSource
 from slipstream.sources.registry import Sources
 from slipstream.transport.transfer import TransferStopped
@@ -39,15 +41,28 @@ _POPULATED_AT_ONCE = 8 << 20
 class Engine:
     """One load's workers and open files. Made running; `close` ends it; at most one caller's thread."""
 
-    def __init__(self, plan: ReadPlan, options: Options, sources: Sources, *, populate: bool = False) -> None:
+    def __init__(
+        self,
+        plan: ReadPlan,
+        options: Options,
+        sources: Sources,
+        *,
+        populate: bool = False,
+        copier: Copier | None = None,
+    ) -> None:
         """Takes the sources over, and closes them in the end.
 
         Args:
             populate: whether memory is made ready ahead of the reads; see `_populate`.
+            copier: what lands the tensors of a plan with a ring.
         """
         self._plan = plan
         self._sources = sources
         self.schedule = Schedule(plan, options.memory_wait_s, hedge=options.hedge and sources.network_used)
+        self._staged: StagedReads | None = None
+        if plan.staging is not None:
+            assert copier is not None, "a plan with a ring wants a copier"
+            self._staged = StagedReads(plan.staging, copier, self.schedule.ledger.end_lease)
         self._maps_too_many = len(plan.ops) > _MOST_MAPPINGS
         self._lock = threading.Lock()  # guards the fields below; never held during I/O or with another lock
         self._readers: dict[int, BlobReader] = {}
@@ -63,7 +78,7 @@ class Engine:
         self._most_workers = sum(-(-op.nbytes // self._chunk_bytes(op.blob)) + 1 for op in plan.ops)
         self._populator: threading.Thread | None = None
         try:
-            if populate and plan.memory_limit is None and self._has_ranged:
+            if populate and plan.memory_limit is None and plan.staging is None and self._has_ranged:
                 self._start_populator()
             self._start_workers(plan.concurrency)
         except BaseException:  # also a KeyboardInterrupt, while a thread was starting
@@ -103,7 +118,11 @@ class Engine:
     @property
     def fallbacks(self) -> tuple[str, ...]:
         """What was refused by the kernel or a file system, and what was done instead."""
-        return tuple(self._fallbacks)
+        return (*self._fallbacks, *(self._staged.notes() if self._staged else ()))
+
+    def ring_statistics(self) -> RingStatistics | None:
+        """The figures of the ring, where there is one."""
+        return self._staged.statistics() if self._staged else None
 
     def close(self) -> None:
         """Stops the workers, waits for the reads under way, and closes the files. Safe to call again.
@@ -112,6 +131,8 @@ class Engine:
         stream, and in a signal handler that interrupted the schedule. The workers end all the same.
         """
         self.schedule.stop()
+        if self._staged:
+            self._staged.stop()
         threads = [*self._workers, *([self._populator] if self._populator else [])]
         if self.schedule.interrupted_here or threading.current_thread() in threads:
             return
@@ -123,6 +144,8 @@ class Engine:
             if worker.is_alive():
                 _warn(f"a read is stuck in the kernel; its thread {worker.name} ends when the read does")
         self._workers = [worker for worker in self._workers if worker.is_alive()]
+        if self._staged and not self._workers:
+            self._staged.end()
         self._sources.close()
 
     def _work(self) -> None:
@@ -135,6 +158,10 @@ class Engine:
                 except BaseException as error:
                     _clear_frames(error)  # an error must not keep regions alive
                     self.schedule.fail(read, error)
+                finally:
+                    last = self.schedule.leave_chunk(read)
+                    if self._staged:
+                        self._staged.leave(read, last=last)
                 del read  # waiting must not keep a region alive
         finally:
             self._leave()
@@ -151,6 +178,8 @@ class Engine:
             return
         for other in self.schedule.find_others(read):
             other.transfer.stop()
+        if self._staged:
+            self._staged.copy(read)
         self._count_down(read.target.op.blob, read.end - read.chunk_start)
         self.schedule.finish_read(read, requests)
 
@@ -188,6 +217,11 @@ class Engine:
     def _read(self, read: Read) -> int:
         """Reads one chunk, in the region that the first chunk of its op makes; returns the requests made."""
         target = read.target
+        if self._staged:
+            if target.op.nbytes:
+                return self._staged.read(read, self._reader(target.op.blob))
+            self._staged.land(target)
+            return 0
         if not target.op.nbytes:
             target.region = allocate_region(target.op.start, target.op.end, lambda address, length: None)
             return 0
@@ -279,6 +313,8 @@ class Engine:
         for reader in readers:
             reader.close()
         if over:
+            if self._staged:
+                self._staged.end()
             self._sources.close()
 
     @property

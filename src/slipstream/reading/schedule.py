@@ -18,6 +18,7 @@ import gc
 from collections import deque
 from threading import Condition, Lock, RLock, get_ident
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from slipstream.errors import MemoryLimitError
 from slipstream.reading.buffers import Ledger, Region
@@ -26,6 +27,10 @@ from slipstream.reading.stragglers import Peers
 from slipstream.reading.tuning import ConcurrencyTuner
 from slipstream.transport.transfer import Transfer
 from slipstream.types import ReadOp, ReadPlan, Strategy
+
+if TYPE_CHECKING:
+    from slipstream.reading.base import Landing
+    from slipstream.reading.ring import Slot
 
 # How often an idle worker looks for a straggler, and how many do so when nothing else is left to read.
 _LOOK_S = 0.05
@@ -41,16 +46,34 @@ class OpInFlight:
     Attributes:
         op: what is read.
         region: its memory, made by the first worker that reads into it, under `making`.
+        landing: the same, where it is read into slots of a ring and copied there.
     """
 
-    __slots__ = ("making", "next_start", "op", "outstanding", "region")
+    __slots__ = ("landing", "making", "next_start", "op", "outstanding", "region")
 
     def __init__(self, op: ReadOp) -> None:
         self.op = op
         self.region: Region | None = None
+        self.landing: Landing | None = None
         self.making = Lock()
         self.next_start = op.start
         self.outstanding = 0
+
+
+class Chunk:
+    """What all reads of one chunk share.
+
+    Attributes:
+        slot: of the ring, that they read into; leased by the first of them, under `making`.
+        reads: how many were handed out and have not been left. Guarded by the schedule's lock.
+    """
+
+    __slots__ = ("making", "reads", "slot")
+
+    def __init__(self) -> None:
+        self.slot: Slot | None = None
+        self.making = Lock()
+        self.reads = 1
 
 
 class Read:
@@ -61,6 +84,7 @@ class Read:
         start: where this read begins.
         end: behind its last byte.
         chunk_start: where the chunk begins: `start`, unless it is the rest of one.
+        chunk: what it shares with other reads of the same chunk.
         transfer: how far it is, and what stops it.
         kept_bytes: how much of what it has read is of use though its rival wins: what the rival did not ask for.
         rival: the other read of the same chunk, if there is one.
@@ -69,13 +93,16 @@ class Read:
         lost: whether the other one was.
     """
 
-    __slots__ = ("chunk_start", "displaced", "end", "kept_bytes", "lost", "rival", "start", "target", "transfer", "won")
+    __slots__ = (
+        "chunk", "chunk_start", "displaced", "end", "kept_bytes", "lost", "rival", "start", "target", "transfer", "won",
+    )  # fmt: skip
 
     def __init__(self, target: OpInFlight, start: int, end: int, chunk_start: int) -> None:
         self.target = target
         self.start = start
         self.end = end
         self.chunk_start = chunk_start
+        self.chunk = Chunk()
         self.transfer = Transfer()
         self.kept_bytes = 0
         self.rival: Read | None = None
@@ -112,6 +139,8 @@ class Schedule:
         self._stopped = False
         self._waiting_thread: int | None = None
         self._stuck_since: float | None = None  # the caller holds all memory, and nothing can move
+        self._most_ahead_bytes = plan.staging.most_ahead_bytes if plan.staging else None
+        self._ahead_bytes = 0  # leased, and not yet handed out
         self.allowed = plan.concurrency
         self.bytes_read = 0
         self.requests = 0
@@ -165,6 +194,12 @@ class Schedule:
             self._forget(read)
             self._memory.notify()
 
+    def leave_chunk(self, read: Read) -> bool:
+        """Notes that a worker is through with a read, however it ended; whether nobody else reads its chunk."""
+        with self._memory:
+            read.chunk.reads -= 1
+            return read.chunk.reads == 0
+
     def finish_read(self, read: Read, requests: int) -> None:
         """Notes that a chunk stands in memory, and nobody writes to it any more."""
         with self._whole_or_over:
@@ -203,7 +238,7 @@ class Schedule:
         with self._whole_or_over:
             rival = read.rival
             self._forget(read)
-            if read.lost or rival is not None:
+            if read.lost or (rival is not None and not read.won):
                 return
             if self._error is None:
                 self._error = error
@@ -231,6 +266,7 @@ class Schedule:
                     if self._whole:
                         self._undelivered -= 1
                         self._stuck_since = None
+                        self._count_ahead(-self._whole[0].op.lease_bytes)
                         return self._whole.popleft()
                     now = monotonic()
                     if deadline is not None and now >= deadline:
@@ -262,10 +298,23 @@ class Schedule:
 
     def _lease_next(self) -> bool:
         """Makes the next pending op the current one, if the ledger has memory for it."""
-        if not self.ledger.try_lease(self._pending[0].op.lease_bytes):
+        length = self._pending[0].op.lease_bytes
+        if self._is_too_far_ahead(length) or not self.ledger.try_lease(length):
             return False
         self._current = self._pending.popleft()
+        self._count_ahead(length)
         return True
+
+    def _is_too_far_ahead(self, length: int) -> bool:
+        """Whether so much was read and not yet handed out that the next op has to wait for the caller."""
+        most = self._most_ahead_bytes
+        return most is not None and self._ahead_bytes > 0 and self._ahead_bytes + length > most
+
+    def _count_ahead(self, length: int) -> None:
+        if self._most_ahead_bytes is not None:
+            self._ahead_bytes += length
+            if length < 0:
+                self._memory.notify_all()
 
     def _cut_chunk(self) -> Read:
         """Takes the current op's next chunk; chunks end at multiples of the chunk size in the blob."""
@@ -275,6 +324,7 @@ class Schedule:
         assert choice is not None, "an op of a blob that was not planned"
         start = current.next_start
         end = min(start - start % choice.chunk_bytes + choice.chunk_bytes, current.op.end)
+        end = current.op.end_piece(start, end)
         current.next_start = end
         current.outstanding += 1
         if end == current.op.end:
@@ -329,6 +379,8 @@ class Schedule:
         rival = Read(straggler.target, min(start, straggler.end - 1), straggler.end, straggler.chunk_start)
         rival.rival, straggler.rival = straggler, rival
         rival.displaced = straggler.displaced
+        rival.chunk = straggler.chunk
+        rival.chunk.reads += 1
         straggler.kept_bytes = rival.start - straggler.start
         self.hedged += 1
         return rival
@@ -380,8 +432,9 @@ class Schedule:
     def _stuck_error(self) -> MemoryLimitError:
         op, limit = self._pending[0].op, self._plan.memory_limit
         blob = self._plan.checkpoint.blobs[op.blob]
+        name = self._plan.limited_by
         return MemoryLimitError(
-            f"the tensors still held take {self.ledger.leased_bytes:,} bytes of memory_limit={limit:,}, so the next "
+            f"the tensors still held take {self.ledger.leased_bytes:,} bytes of {name}={limit:,}, so the next "
             f"{op.nbytes:,} bytes (from {op.tensors[0].name} on) cannot be read. Drop tensors before asking for the "
             "next one (a loop's variable holds the last one: `del tensor` at the end of its body), raise the limit, "
             "or leave tensors out with names=",

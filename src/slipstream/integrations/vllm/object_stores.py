@@ -55,7 +55,10 @@ def _pull_where_missing(original: Any) -> Any:
     """Fetches config and tokenizer by slipstream, where what vLLM would take for it is not installed."""
 
     def pull(
-        model_path: str, dst: str, allow_pattern: Sequence[str] | None = None, ignore_pattern: Sequence[str] | None = None
+        model_path: str,
+        dst: str,
+        allow_pattern: Sequence[str] | None = None,
+        ignore_pattern: Sequence[str] | None = None,
     ) -> None:
         scheme = model_path.partition("://")[0].lower()
         packages = ("runai_model_streamer", _STORE_PACKAGES.get(scheme, ""))
