@@ -24,7 +24,7 @@ from slipstream.progress import find_report
 from slipstream.sources.locate import Uri, locate_checkpoint
 from slipstream.sources.registry import Sources, StorageOptionsGiven
 from slipstream.tensor_stream import TensorStream
-from slipstream.types import Checkpoint, Dtype, LoadStats, Progress, ReadPlan
+from slipstream.types import Blob, Checkpoint, Dtype, LoadStats, Progress, ReadPlan, StorageFacts
 
 if TYPE_CHECKING:
     import torch
@@ -189,12 +189,13 @@ def _plan(
     *,
     cast: Dtype | None = None,
     keeps: bool = False,
+    see_storage: Callable[[StorageFacts, Blob], StorageFacts] = lambda facts, blob: facts,
 ) -> ReadPlan:
     checkpoint = _describe(uri, sources)
     selected = select_tensors(checkpoint, names)
     used = {tensor.blob for tensor in selected}
     facts = [
-        sources.find(blob.uri).see_facts(blob) if number in used else None
+        see_storage(sources.find(blob.uri).see_facts(blob), blob) if number in used else None
         for number, blob in enumerate(checkpoint.blobs)
     ]
     return plan_reads(checkpoint, selected, facts, options, find_target(device), cast=cast, keeps=keeps)
@@ -222,7 +223,7 @@ def _begin(
     opening = begin_opening(target, device, delivered_as, options)
     sources = Sources(storage_options, options)
     try:
-        reads = _plan(uri, device, names, options, sources, cast=cast, keeps=keeps)
+        reads = _plan(uri, device, names, options, sources, cast=cast, keeps=keeps, see_storage=opening.see_storage)
         check(reads)
         populate = keeps if options.populate == "auto" else options.populate
         copier = opening.wait_copier(reads)

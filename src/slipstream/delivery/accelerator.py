@@ -183,11 +183,13 @@ class AcceleratorLanding:
         (buffer,) = self._buffers
         return [(place.name, _view(buffer, place.start, place)) for place in self._places]
 
-    @property
-    def buffer(self) -> torch.Tensor:
-        """The bytes of an op of one tensor, for who fills them by himself."""
-        assert len(self._buffers) == 1
-        return self._buffers[0]
+    def wait_buffer(self) -> torch.Tensor:
+        """See OpenLanding. What was freed in this stream may be in use by what was enqueued there before."""
+        with self._accelerator.copying():
+            event = self._accelerator.record()
+        event.wait()
+        (buffer,) = self._buffers
+        return buffer
 
     def _copy_part(self, chunk: Region, start: int, end: int) -> None:
         """A chunk of a single tensor, which may be larger than a slot."""
@@ -280,7 +282,7 @@ def _page_lock(device: torch.device) -> tuple[Callable[[int, int], str], Callabl
     if device.type != "cuda":
         refusal = "" if device.type == "cpu" else f"there is no call for it for {device.type}"
         return lambda address, nbytes: refusal, lambda address: None
-    runtime: Any = torch.cuda.cudart()
+    runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
 
     def lock(address: int, nbytes: int) -> str:
         code = int(runtime.cudaHostRegister(address, nbytes, _REGISTER_PORTABLE))

@@ -8,15 +8,16 @@ copier = opening.wait_copier(plan)          None where the plan has no ring
 from __future__ import annotations
 
 import time
+from importlib.util import find_spec
 from threading import Thread
 from typing import TYPE_CHECKING
 
 from slipstream.delivery.base import FrameworkName, import_framework
 from slipstream.delivery.device import name_device, require_device
-from slipstream.errors import DeviceError, SlipstreamError, UsageError
+from slipstream.errors import DeviceError, MissingDependencyError, SlipstreamError, UsageError
 from slipstream.options import Options
 from slipstream.planning.staging import first_slot_bytes
-from slipstream.types import ReadPlan, Target
+from slipstream.types import Blob, ReadPlan, StorageFacts, Strategy, Target
 
 if TYPE_CHECKING:
     from slipstream.delivery.accelerator import Accelerator
@@ -34,6 +35,10 @@ class Opening:
     def warm_up_s(self) -> float:
         """Seconds until the device was ready; 0 for the host."""
         return 0.0
+
+    def see_storage(self, facts: StorageFacts, blob: Blob) -> StorageFacts:
+        """The facts of a blob's storage, with what only the device can tell."""
+        return facts
 
     def wait_copier(self, plan: ReadPlan) -> Copier | None:
         """What lands the plan's tensors; None where they stand in what is read into.
@@ -55,6 +60,9 @@ class DeviceOpening(Opening):
         super().__init__(framework)
         self._name = name_device(device)
         self._slot_bytes = first_slot_bytes(options)
+        self._may_use_gds = (
+            self._name.startswith("cuda") and options.strategy == "auto" and find_spec("kvikio") is not None
+        )
         self._accelerator: Accelerator | None = None
         self._error: BaseException | None = None
         self._warm_up_s = 0.0
@@ -67,16 +75,30 @@ class DeviceOpening(Opening):
         """See Opening."""
         return self._warm_up_s
 
+    def see_storage(self, facts: StorageFacts, blob: Blob) -> StorageFacts:
+        """See Opening. Waits for the device where GPUDirect Storage may be worth a probe."""
+        if not self._may_use_gds:
+            return facts
+        from slipstream.delivery.gds_probe import may_probe, see_gds_gain  # here, because few loads need it
+
+        if not may_probe(facts, blob):
+            return facts
+        return see_gds_gain(facts, blob, self._wait())
+
     def wait_copier(self, plan: ReadPlan) -> Copier | None:
         """See Opening."""
+        accelerator = self._wait()
+        assert plan.staging is not None
+        from slipstream.delivery.accelerator import AcceleratorCopier
+
+        return AcceleratorCopier(accelerator, plan.staging.cast)
+
+    def _wait(self) -> Accelerator:
         self._thread.join()
         if self._error is not None:
             raise self._error
         assert self._accelerator is not None
-        assert plan.staging is not None
-        from slipstream.delivery.accelerator import AcceleratorCopier
-
-        return AcceleratorCopier(self._accelerator, plan.staging.cast)
+        return self._accelerator
 
     def _open(self) -> None:
         began = time.perf_counter()
@@ -97,7 +119,8 @@ def begin_opening(target: Target, device: Device, framework: FrameworkName, opti
     """Begins to get a device ready, where there is anything to do.
 
     Raises:
-        UsageError: the framework has no tensors there.
+        UsageError: the framework has no tensors there, or the strategy is not for it.
+        MissingDependencyError: the strategy needs a package.
     """
     if target is Target.HOST:
         return Opening(framework)
@@ -105,7 +128,16 @@ def begin_opening(target: Target, device: Device, framework: FrameworkName, opti
         raise UsageError(
             f'framework={framework!r} has no tensors on {str(device)!r}: use framework="torch", or device="cpu"'
         )
+    if options.strategy is Strategy.GDS:
+        _require_gds(device)
     return DeviceOpening(device, framework, options)
+
+
+def _require_gds(device: Device) -> None:
+    if name_device(device).partition(":")[0] != "cuda":
+        raise UsageError(f'strategy="gds" reads into the memory of a CUDA device, not of {str(device)!r}')
+    if find_spec("kvikio") is None:
+        raise MissingDependencyError('strategy="gds" needs KvikIO: pip install "slipstream[gds]"')
 
 
 def _explain(error: Exception, name: str) -> SlipstreamError:

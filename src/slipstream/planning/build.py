@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-from slipstream.errors import MemoryLimitError
+from slipstream.errors import MemoryLimitError, UsageError
 from slipstream.options import Options
 from slipstream.planning.coalesce import coalesce_tensors
 from slipstream.planning.landing import place_tensors
@@ -19,6 +19,7 @@ from slipstream.types import (
     ReadPlan,
     StagingPlan,
     StorageFacts,
+    Strategy,
     StrategyChoice,
     Target,
     TensorInfo,
@@ -57,6 +58,8 @@ def plan_reads(
         UsageError: the options forbid what must be.
         MemoryLimitError: a tensor is larger than `memory_limit`.
     """
+    if options.strategy is Strategy.GDS and target is not Target.DEVICE:
+        raise UsageError('strategy="gds" reads into the memory of a CUDA device: give device="cuda:0", or leave it out')
     reason = why_staged(selected, options, target, cast)
     choices: list[StrategyChoice | None] = [
         None if fact is None else choose_strategy(fact, blob.size, options, Target.DEVICE if reason else target)

@@ -10,7 +10,14 @@ from slipstream.types import StorageFacts, Strategy, StrategyChoice, Target
 # O_DIRECT needs 8 to 16 in flight.
 # For ranges over HTTP it is where the search begins: with 85 to 90 MB/s for each, a cloud store fills 10 Gb/s with
 # 15 (Amazon S3 User Guide, "Performance guidelines"), and doubling finds the many that more takes within a second.
-_CONCURRENCY = {Strategy.MAPPED: 2, Strategy.DIRECT: 16, Strategy.BUFFERED: 16, Strategy.RANGED: 32}
+_CONCURRENCY = {
+    Strategy.MAPPED: 2,
+    Strategy.DIRECT: 16,
+    Strategy.BUFFERED: 16,
+    Strategy.RANGED: 32,
+    Strategy.GDS: 16,  # unmeasured
+}
+_WORTHWHILE_GAIN = 1.1  # of GPUDirect Storage over the ring, whose ways are better known
 _GOOD_READ_AHEAD_BYTES = 1 << 20  # below it, mapped reading fell to half of the device's bandwidth
 # What Linux reads ahead of a mapping advised with MADV_HUGEPAGE. Where the device's own read-ahead is as
 # large, the advice is left out: on a virtual machine whose host takes free memory back, the first touch of
@@ -64,6 +71,8 @@ def _decide_for_device(facts: StorageFacts, size: int) -> tuple[Strategy, str]:
         return Strategy.BUFFERED, f"{facts.filesystem} is memory already: copied in parallel on its way to the device"
     if _is_cached(facts, size):
         return Strategy.BUFFERED, f"{_cached_share(facts, size)}: copied in parallel on its way to the device"
+    if facts.gds_gain is not None and facts.gds_gain >= _WORTHWHILE_GAIN:
+        return Strategy.GDS, f"GPUDirect Storage read it {facts.gds_gain:.1f} times as fast as the ring, in a probe"
     return (
         Strategy.DIRECT,
         f"{_cached_share(facts, size)}; only passes through the host, so the page cache is left alone",

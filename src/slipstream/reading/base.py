@@ -110,15 +110,25 @@ class Copier(Protocol):
 
 
 @runtime_checkable
+class OpenLanding(Protocol):
+    """What a landing may offer besides: its memory, for who fills it without a slot."""
+
+    def wait_buffer(self) -> Any:
+        """The bytes of an op of one tensor that is not cast, as what has a __cuda_array_interface__.
+
+        Waits until nothing that was enqueued before still uses that memory.
+        """
+        ...
+
+
+@runtime_checkable
 class PlacingReader(Protocol):
     """What a reader may be able to do besides: to put bytes where tensors stand, past the ring."""
 
-    def can_place(self, op: ReadOp) -> bool:
-        """Whether it can for this op."""
-        ...
-
-    def place(self, landing: Landing, op: ReadOp, start: int, end: int) -> int:
+    def place(self, landing: Landing, op: ReadOp, start: int, end: int) -> int | None:
         """Makes the bytes `[start, end)` of the blob stand there; returns how many requests that took.
+
+        None where it cannot: then they are read into a slot.
 
         Raises:
             ReadError: with uri, offset and length.

@@ -36,6 +36,11 @@ class DirectReader:
         except OSError as error:
             self._fall_back(error.strerror or str(error))
 
+    @property
+    def descriptor(self) -> int:
+        """Of the file, for reading through the page cache."""
+        return self._file.descriptor
+
     def map_op(self, op: ReadOp, end_lease: EndLease) -> Region:
         """See BlobReader."""
         return map_region(op.start, op.end, None, end_lease)

@@ -287,6 +287,10 @@ class Engine:
                 return DirectReader(blob, note_fallback)
             case Strategy.BUFFERED:
                 return BufferedReader(blob)
+            case Strategy.GDS:
+                from slipstream.reading.gds import GdsReader  # as below
+
+                return GdsReader(blob, note_fallback)
             case Strategy.RANGED:
                 from slipstream.reading.ranged import RangedReader  # here, because local loads need nothing of it
 

@@ -36,10 +36,11 @@ class StagedReads:
             ReadError, DeviceError, OSError: as BlobReader.read and Copier.land.
             TransferStopped: the transfer or the ring was stopped.
         """
-        op = read.target.op
         landing = self.land(read.target)
-        if isinstance(reader, PlacingReader) and reader.can_place(op):
-            return reader.place(landing, op, read.start, read.end)
+        if isinstance(reader, PlacingReader):
+            requests = reader.place(landing, read.target.op, read.start, read.end)
+            if requests is not None:
+                return requests
         return reader.read(_view_slot(self._find_slot(read), read), read.start, read.end, read.transfer)
 
     def land(self, target: OpInFlight) -> Landing:

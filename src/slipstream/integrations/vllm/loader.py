@@ -1,8 +1,8 @@
 """The loader itself: vLLM's default one, with slipstream in the place of safetensors.
 
 What the default loader knows of models stays in force: secondary weights, prefixes and subfolders, the filter of an
-expert-parallel rank (applied before anything is read), what a multimodal model leaves out, quantised checkpoints, and the
-check that every parameter got its weights. Only which bytes are read, and how, is decided here.
+expert-parallel rank (applied before anything is read), what a multimodal model leaves out, quantised checkpoints, and
+the check that every parameter got its weights. Only which bytes are read, and how, is decided here.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class SlipstreamLoader(DefaultModelLoader):  # type: ignore[misc]  # vLLM is not
         settings = self._settings.enable_weights_track
         extra = {} if settings is None else {"enable_weights_track": settings}
         as_default = replace(load_config, load_format=_READS_AS, model_loader_extra_config=extra)
+        self.counter_before_loading_weights = 0.0
         super().__init__(as_default)
 
     def download_model(self, model_config: Any) -> None:
@@ -86,9 +87,10 @@ class SlipstreamLoader(DefaultModelLoader):  # type: ignore[misc]  # vLLM is not
         """What slipstream is given: files that vLLM has found, or a prefix whose index slipstream reads itself."""
         if "://" not in source.model_or_path:
             return self._find_files(source)
-        prefix = source.model_or_path.rstrip("/") + "/"
-        if source.model_or_path.endswith(".safetensors") or "*" in source.model_or_path:
-            prefix = source.model_or_path
+        model = str(source.model_or_path)
+        prefix = model.rstrip("/") + "/"
+        if model.endswith(".safetensors") or "*" in model:
+            prefix = model
         if source.subfolder is not None:
             prefix += source.subfolder.strip("/") + "/"
         if source.allow_patterns_overrides is not None:

@@ -1,7 +1,8 @@
 """Lets vLLM load a model from an object store by this load format.
 
-vLLM knows two ways there, both under Run:ai's name: it fetches what is not weights with their package, and refuses every
-load format but theirs. The first is done by `slipstream.pull` where that package is missing; the second is widened.
+vLLM knows two ways there, both under Run:ai's name: it fetches what is not weights with their package, and refuses
+every load format but theirs. The first is done by `slipstream.pull` where that package is missing; the second is
+widened.
 Whatever load format is not slipstream's finds vLLM unchanged.
 """
 

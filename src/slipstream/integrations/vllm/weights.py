@@ -13,8 +13,8 @@ from slipstream.integrations.vllm.settings import LoaderSettings
 if TYPE_CHECKING:
     import torch
 
-# What may be in memory between a store and the model, where the user says nothing: enough for every network there is, and
-# a model larger than the host's memory passes through. Local files are mapped, and take memory that the kernel can take back.
+# What may be in memory between a store and the model, where the user says nothing: enough for every network there is,
+# and a model larger than the host's memory passes through. Local files are mapped: the kernel can take that back.
 _READ_AHEAD_BYTES = 8 << 30
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -105,6 +105,6 @@ def _summarize(stats: LoadStats) -> str:
     ways = ", ".join(sorted({file.strategy.value for file in stats.files}))
     healed = f", {stats.retries} requests made again" if stats.retries else ""
     return (
-        f"slipstream: loaded {stats.bytes / 1e9:.2f} GB in {stats.seconds:.2f} s ({stats.gigabytes_per_second:.2f} GB/s), "
-        f"{stats.tensors} tensors of {len(stats.files)} files, {ways}{healed}"
+        f"slipstream: loaded {stats.bytes / 1e9:.2f} GB in {stats.seconds:.2f} s "
+        f"({stats.gigabytes_per_second:.2f} GB/s), {stats.tensors} tensors of {len(stats.files)} files, {ways}{healed}"
     )
