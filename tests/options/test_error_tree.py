@@ -26,6 +26,7 @@ BUILT_INS: dict[str, tuple[type[Exception], ...]] = {
     "ReadError": (OSError,),
     "BlobChangedError": (OSError, slipstream.ReadError),
     "MemoryLimitError": (MemoryError,),
+    "DeviceError": (RuntimeError,),
     "StreamClosedError": (RuntimeError,),
     "ModuleMismatchError": (ValueError,),
 }

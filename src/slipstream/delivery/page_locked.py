@@ -69,6 +69,12 @@ class PageLockedMemory:
             self._kept, gone = kept, self._kept
         del gone  # unlocked without the lock
 
+    def drop(self) -> None:
+        """Lets go of what was kept."""
+        with self._guard:
+            self._kept, gone = [], self._kept
+        del gone
+
     def prepare(self, nbytes: int, count: int) -> None:
         """Makes slots ahead, until so many of that size are kept.
 
