@@ -2,15 +2,16 @@
 
     copier = LateCopier(HostCopier(...), seed=1)
 
-wraps one that copies at once. What it is asked to copy it only writes down. All that is written down is done, in an order
-that the seed decides, when somebody waits for one of the copies, or once there are `most_late` of them. So a slot that is
-read into again too early, or a tensor that is handed out too early, has wrong bytes, every time.
+wraps one that copies at once. What it is asked to copy it only writes down. All that is written down is done, in an
+order that the seed decides, when somebody waits for one of the copies, or once there are `most_late` of them. So a slot
+that is read into again too early, or a tensor that is handed out too early, has wrong bytes, every time.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from threading import RLock
 from typing import Any
 
@@ -61,7 +62,7 @@ class LateCopier:
             order = self._late
             self._late = []
             self._random.shuffle(order)
-            self.swapped += sum(left.number > right.number for left, right in zip(order, order[1:], strict=False))
+            self.swapped += sum(left.number > right.number for left, right in pairwise(order))
             for late in order:
                 late.do()
 
