@@ -160,7 +160,10 @@ class TensorStream:
             in_flight = self._wait_whole()
             if in_flight is not None:
                 self._pairs = list(reversed(self._view(in_flight)))
-        except Exception:
+        except Exception as error:
+            import traceback  # here, because only errors need it
+
+            traceback.clear_frames(error.__traceback__)  # holding the error must not keep memory
             self._failed = True
             self._end()
             raise

@@ -221,13 +221,7 @@ class Ring:
             copying, slots = list(self._copying), self._free
             self._copying.clear()
             self._free = []
-        for slot, event in copying:
-            try:
-                event.wait()
-            except Exception:  # told already, or of no use to anybody: the load is over
-                continue
-            slots.append(slot)
-        self._memory.keep(slots)
+        self._memory.keep(slots + [slot for slot, event in copying if _ends_well(event)])
 
     def _collect(self) -> None:
         """Frees what copies that are over were made from, in whichever order they end."""
@@ -284,3 +278,15 @@ class Ring:
         with self._condition:
             self._making_s += monotonic() - began
         return slot
+
+
+def _ends_well(event: Event) -> bool:
+    """Waits for a copy; False where it failed, which was told already, or is of no use to anybody: the load is over.
+
+    A function of its own, so that an error that somebody holds keeps no slot by its traceback.
+    """
+    try:
+        event.wait()
+    except Exception:
+        return False
+    return True

@@ -9,6 +9,7 @@ that is read into again too early, or a tensor that is handed out too early, has
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -46,10 +47,10 @@ class LateCopier:
         found: Sequence[str] = self._inner.notes()
         return found
 
-    def put_off(self, copy: Callable[[], Any]) -> LateCopy:
+    def put_off(self, begin: Callable[[], Any]) -> LateCopy:
         """Writes a copy down."""
         with self._lock:
-            late = LateCopy(self, self.asked, copy, fails=self._fails(self.asked))
+            late = LateCopy(self, self.asked, begin, fails=self._fails(self.asked))
             self.asked += 1
             self._late.append(late)
             if len(self._late) >= self._most_late:
@@ -74,39 +75,42 @@ class LateCopy:
         number: the how manieth it was to be asked for.
     """
 
-    def __init__(self, copier: LateCopier, number: int, copy: Callable[[], Any], *, fails: bool) -> None:
+    def __init__(self, copier: LateCopier, number: int, begin: Callable[[], Any], *, fails: bool) -> None:
         self.number = number
         self._copier = copier
-        self._copy: Callable[[], Any] | None = copy
+        self._copy: Callable[[], Any] | None = begin
         self._fails = fails
         self._event: Any = None
         self._error: BaseException | None = None
 
     def do(self) -> None:
         """Copies, unless that was done."""
-        copy, self._copy = self._copy, None
-        if copy is not None:
+        begin, self._copy = self._copy, None
+        if begin is not None:
             try:
                 if self._fails:
                     from slipstream.errors import DeviceError
 
                     raise DeviceError(f"copy {self.number} failed, as it was told to")
-                self._event = copy()
+                self._event = begin()
                 self._event.wait()
             except BaseException as error:
-                self._error = error
+                self._error = error.with_traceback(None)  # whose frames would hold the slot
 
     def done(self) -> bool:
         """See Event."""
-        if self._error is not None:
-            raise self._error
+        self._raise()
         return self._copy is None and self._event is not None
 
     def wait(self) -> None:
         """See Event."""
         self._copier.catch_up()
+        self._raise()
+
+    def _raise(self) -> None:
+        """Raises a new error each time, as a device does: one that is held would hold the frames of all who got it."""
         if self._error is not None:
-            raise self._error
+            raise copy.copy(self._error)
 
 
 class LateLanding:
