@@ -288,9 +288,7 @@ class Engine:
             case Strategy.BUFFERED:
                 return BufferedReader(blob)
             case Strategy.GDS:
-                from slipstream.reading.gds import GdsReader  # as below
-
-                return GdsReader(blob, note_fallback)
+                return open_gds_reader(blob, note_fallback)
             case Strategy.RANGED:
                 from slipstream.reading.ranged import RangedReader  # here, because local loads need nothing of it
 
@@ -348,3 +346,10 @@ def _clear_frames(error: BaseException) -> None:
     import traceback  # as in _warn
 
     traceback.clear_frames(error.__traceback__)
+
+
+def open_gds_reader(blob: Blob, note_fallback: NoteFallback) -> BlobReader:
+    """A reader by GPUDirect Storage."""
+    from slipstream.reading.gds import GdsReader  # here, because few loads need it
+
+    return GdsReader(blob, note_fallback)
