@@ -97,9 +97,12 @@ def tensor_limit(options: Options, staging: StagingPlan) -> int | None:
 def fit_choice(choice: StrategyChoice, staging: StagingPlan) -> StrategyChoice:
     """A blob's choice as it is read into slots: no chunk is larger than one, and nothing is mapped."""
     chunk_bytes = min(choice.chunk_bytes, staging.slot_bytes - _SPARE_BYTES)
+    reason = choice.reason
+    if staging.limited_by == "memory_limit":
+        reason = reason.replace("to the device", "through the ring").replace("through the host", "through the ring")
     if choice.strategy is not Strategy.MAPPED:
-        return replace(choice, chunk_bytes=chunk_bytes)
-    reason = f"{choice.reason}; what passes through a ring is copied rather than mapped"
+        return replace(choice, reason=reason, chunk_bytes=chunk_bytes)
+    reason = f"{reason}; what passes through a ring is copied rather than mapped"
     return replace(choice, strategy=Strategy.BUFFERED, reason=reason, chunk_bytes=chunk_bytes)
 
 
