@@ -47,6 +47,10 @@ test: lint bindfs nginx azurite chromium ## every check and every test, against 
 	@$(DEV)/python -P -c 'import slipstream; print("under test:", slipstream.__file__)'
 	@$(DEV)/python -m pytest $(PYTEST_ARGS)
 
+.PHONY: test-gpu
+test-gpu: ## the tests that need a GPU, with the PyTorch that `python3` has (PYTHON= for another one)
+	@PYTHONPATH=src:. $(PYTHON) -P -m pytest --confcutdir=tests/gpu tests/gpu $(PYTEST_ARGS)
+
 .PHONY: lint
 lint: .venv/dev/.installed ## ruff, mypy and the import contracts
 	$(call heading,ruff)
