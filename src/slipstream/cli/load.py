@@ -132,10 +132,8 @@ def _facts(stats: LoadStats) -> Iterable[tuple[str, str]]:
 
 def _ring_facts(stats: LoadStats) -> Iterable[tuple[str, str]]:
     made = f", made in {format_seconds(stats.ring_seconds)}" if stats.ring_seconds else ", kept from a load before"
-    yield (
-        "ring",
-        f"{format_bytes(stats.ring_bytes)}{made}; {stats.copies:,} {'copy' if stats.copies == 1 else 'copies'} out of it",
-    )
+    copies = "1 copy" if stats.copies == 1 else f"{stats.copies:,} copies"
+    yield "ring", f"{format_bytes(stats.ring_bytes)}{made}; {copies} out of it"
     if stats.warm_up_seconds:
         yield "warm-up", f"{format_seconds(stats.warm_up_seconds)} until the device was ready, while headers were read"
     if stats.ring_wait_seconds:
