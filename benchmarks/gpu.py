@@ -77,11 +77,12 @@ def measure_copy(device: str) -> dict[str, Any]:
 
     slots = [torch.empty(_CHUNK_BYTES, dtype=torch.uint8, pin_memory=True) for _ in range(8)]
     target = torch.empty(_CHUNK_BYTES * 32, dtype=torch.uint8, device=device)
-    stream = torch.cuda.Stream(device)
+    stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     rates = []
     with torch.cuda.stream(stream):
         for _ in range(5):
-            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            end: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             start.record(stream)
             began, count = time.monotonic(), 0
             while time.monotonic() - began < _SECONDS_OF_COPIES / 5:

@@ -113,10 +113,10 @@ def test_devices_that_are_not_there(device: Any, checkpoint: Path) -> None:
     assert choice is not None
     assert "device" in choice.reason or choice.strategy is Strategy.DIRECT
     for ask in (slipstream.stream, slipstream.load):
-        with pytest.raises(UsageError, match="there is no|delivers to") as caught:
+        with pytest.raises(UsageError, match=r"there is no|delivers to") as caught:
             ask(checkpoint, device=device)
         assert "cpu" in str(caught.value) or "finds" in str(caught.value)
-    with pytest.raises(UsageError, match="there is no|delivers to"):
+    with pytest.raises(UsageError, match=r"there is no|delivers to"):
         slipstream.load_into(torch.nn.ParameterDict({"x": torch.zeros(10_000)}), checkpoint, device=device)
 
 

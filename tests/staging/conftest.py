@@ -44,7 +44,7 @@ def wrap_copiers(
     """Has every load copy late; see LateCopier."""
     made: list[LateCopier] = []
 
-    def wrap(original: Callable[[opening.Opening, ReadPlan], Copier | None]) -> Callable[..., Copier | None]:
+    def wrap(original: Callable[..., Copier | None]) -> Callable[..., Copier | None]:
         def wait_copier(self: opening.Opening, plan: ReadPlan) -> Copier | None:
             inner = original(self, plan)
             if inner is None:
