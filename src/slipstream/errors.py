@@ -113,6 +113,10 @@ class MemoryLimitError(SlipstreamError, MemoryError):
     """`memory_limit` leaves no way forward. Drop tensors, raise the limit, or select with `names=`."""
 
 
+class DeviceError(SlipstreamError, RuntimeError):
+    """A device has no memory left, or failed while bytes were copied to it. The message says which, and how much."""
+
+
 class StreamClosedError(SlipstreamError, RuntimeError):
     """The stream was used after it was closed: you closed it, the world did not break it."""
 

@@ -58,11 +58,11 @@ def _parse_switch(text: str) -> bool:
     return _SWITCHES[word]
 
 
-def _parse_populate(text: str) -> bool | str:
+def _parse_switch_or_auto(text: str) -> bool | str:
     return text.strip().lower() if text.strip().lower() == "auto" else _parse_switch(text)
 
 
-def _parse_gap(text: str) -> int | str:
+def _parse_bytes_or_auto(text: str) -> int | str:
     return text.strip().lower() if text.strip().lower() == "auto" else parse_bytes(text)
 
 
@@ -91,12 +91,18 @@ class Options:
         chunk_bytes: the largest single read (what is cached is mapped in larger ones), and the size up to
             which small neighbours are read together. At least 4,096.
         memory_limit: bytes that the tensors in flight and the tensors the caller still holds may take
-            together; None is no limit. A tensor larger than it is refused before any read.
+            together; None is no limit. A tensor larger than it is refused before any read. A ring counts too; of a
+            load to another device it is all there is of host memory.
         count_held: whether tensors that the caller holds count against `memory_limit`. False bounds only what is
             read ahead of the caller, who may then keep what it likes.
         memory_wait_s: how long a stream that cannot move, because the caller holds all of
             `memory_limit`, waits for another thread to drop tensors before it raises.
-        strategy: "auto" lets the policy decide for each local file; a name forces one.
+        strategy: "auto" lets the policy decide for each local file; a name forces one. "gds" is for CUDA devices.
+        staging: whether bytes pass through a ring of slots on the way to where tensors stand. "auto" does so for other
+            devices than the host, which cannot be reached otherwise, and where tensors are cast on the way.
+        ring_bytes: host memory of that ring at most. "auto" is 256 MiB, and up to 1 GiB where many connections are
+            read from at once. It is made as it is needed.
+        device_memory_limit: the same as `memory_limit`, for tensors on another device and its memory.
         attempts: how often a range is asked for in a row, without a byte of it coming, before the load fails. Object
             stores and HTTP, as all that follow.
         retries: how many failed requests a load may heal in all. Every four requests that succeed earn one more.
@@ -124,7 +130,7 @@ class Options:
     count_held: bool = field(default_factory=_setting("count_held", _parse_switch, True))
     # Unmeasured: long enough for a consumer thread to finish with a tensor, short enough to notice.
     memory_wait_s: float = field(default_factory=_setting("memory_wait_s", float, 2.0))
-    strategy: Strategy | Literal["auto", "mapped", "direct", "buffered"] = field(
+    strategy: Strategy | Literal["auto", "mapped", "direct", "buffered", "gds"] = field(
         default_factory=_setting("strategy", str, "auto")
     )
     # Six attempts pause for 0.8 to 3.1 s in all: longer than a store's hiccup, shorter than a person's patience.
@@ -138,9 +144,14 @@ class Options:
     stall_timeout_s: float = field(default_factory=_setting("stall_timeout_s", float, 10.0))
     hedge: bool = field(default_factory=_setting("hedge", _parse_switch, True))
     bandwidth_limit: int | None = field(default_factory=_setting("bandwidth_limit", _parse_limit, None))
-    populate: bool | Literal["auto"] = field(default_factory=_setting("populate", _parse_populate, "auto"))
+    populate: bool | Literal["auto"] = field(default_factory=_setting("populate", _parse_switch_or_auto, "auto"))
     # "auto" is planning/gather.py's to say: 4 KiB for local files, 256 KiB for network file systems, 1 MiB for stores.
-    gap_bytes: int | Literal["auto"] = field(default_factory=_setting("gap_bytes", _parse_gap, "auto"))
+    gap_bytes: int | Literal["auto"] = field(default_factory=_setting("gap_bytes", _parse_bytes_or_auto, "auto"))
+    staging: bool | Literal["auto"] = field(default_factory=_setting("staging", _parse_switch_or_auto, "auto"))
+    # 32 slots of 8 MiB: 16 reads in flight, and as many copies. Page-locking takes 0.4 s per GB (published), and what
+    # is in flight to the fastest storage there is, 50 GB/s at 1 ms, is 50 MB. See planning/staging.py.
+    ring_bytes: int | Literal["auto"] = field(default_factory=_setting("ring_bytes", _parse_bytes_or_auto, "auto"))
+    device_memory_limit: int | None = field(default_factory=_setting("device_memory_limit", _parse_limit, None))
 
     def __post_init__(self) -> None:
         _refuse_unknown_variables()
@@ -155,9 +166,10 @@ class Options:
         if not (_is_number(self.memory_wait_s) and 0 <= self.memory_wait_s <= TIMEOUT_MAX):
             raise UsageError(f"memory_wait_s is {self.memory_wait_s!r}; it is a number of seconds, 0 or more")
         self._check_network()
+        self._check_staging()
         if self.strategy != "auto":
-            if self.strategy not in FILE_STRATEGIES:
-                names = ", ".join(f'"{name}"' for name in ("auto", *FILE_STRATEGIES))
+            if self.strategy not in (*FILE_STRATEGIES, Strategy.GDS):
+                names = ", ".join(f'"{name}"' for name in ("auto", *FILE_STRATEGIES, Strategy.GDS))
                 raise UsageError(f"strategy is {self.strategy!r}; it is one of {names}")
             object.__setattr__(self, "strategy", Strategy(self.strategy))
 
@@ -181,6 +193,15 @@ class Options:
         limit = self.bandwidth_limit
         if limit is not None and not (_is_int(limit) and limit >= 1024):
             raise UsageError(f"bandwidth_limit is {limit!r}; it is bytes per second, at least 1,024, or None")
+
+    def _check_staging(self) -> None:
+        if self.staging != "auto" and not isinstance(self.staging, bool):
+            raise UsageError(f'staging is {self.staging!r}; it is True, False or "auto"')
+        if self.ring_bytes != "auto" and not (_is_int(self.ring_bytes) and self.ring_bytes >= 1 << 16):
+            raise UsageError(f'ring_bytes is {self.ring_bytes!r}; it is a number of bytes, at least 65,536, or "auto"')
+        limit = self.device_memory_limit
+        if limit is not None and not (_is_int(limit) and limit > 0):
+            raise UsageError(f"device_memory_limit is {limit!r}; it is a number of bytes above 0, or None")
 
 
 def read_local_world_size() -> int:

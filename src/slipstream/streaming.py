@@ -15,11 +15,14 @@ from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from slipstream.delivery.base import choose_framework
-from slipstream.delivery.device import find_target, require_host
+from slipstream.delivery.casting import find_dtype
+from slipstream.delivery.device import find_target
+from slipstream.delivery.opening import begin_opening
 from slipstream.describe import describe_checkpoint
 from slipstream.errors import MemoryLimitError
 from slipstream.options import Options, read_local_world_size
 from slipstream.planning.build import plan_reads
+from slipstream.planning.limits import word_limit
 from slipstream.planning.select import Names, select_tensors
 from slipstream.planning.shard import Shard, ShardedTensors, shard_tensors
 from slipstream.progress import find_report
@@ -27,12 +30,23 @@ from slipstream.ranges import RangeStream, describe_ranges
 from slipstream.sources.locate import Uri, locate_checkpoint
 from slipstream.sources.registry import Sources, StorageOptionsGiven
 from slipstream.tensor_stream import TensorStream
-from slipstream.types import ByteRange, Checkpoint, LoadStats, Progress, ReadPlan, StorageFacts, Target
+from slipstream.types import (
+    Blob,
+    ByteRange,
+    Checkpoint,
+    Dtype,
+    LoadStats,
+    Progress,
+    ReadPlan,
+    StorageFacts,
+    Target,
+)
 
 if TYPE_CHECKING:
     import torch
 
     from slipstream.delivery.base import FrameworkName, Tensor
+    from slipstream.delivery.casting import DtypeGiven
     from slipstream.delivery.device import Device
 
 
@@ -40,6 +54,7 @@ def stream(
     uri: Uri | Sequence[Uri],
     *,
     device: Device = "cpu",
+    dtype: DtypeGiven | None = None,
     framework: FrameworkName | None = None,
     names: Names | None = None,
     shard: Shard | None = None,
@@ -57,8 +72,12 @@ def stream(
         uri: a file, directory or glob, an s3://, gs:// or az:// blob, prefix or glob, an http(s):// URL, or a list of
             these. A directory or prefix is read through its `*.index.json` where it has one, else all its
             `*.safetensors`.
-        device: where the tensors are wanted; "cpu" in this version. With framework="jax" a device of JAX or its name, a
-            jax.sharding.Sharding, or a function from a TensorInfo to one of these.
+        device: where the tensors are wanted: "cpu", "cuda", "cuda:1", "xpu", a torch.device. What the caller does with
+            a tensor on a device comes after its copy, in the stream that is current where it is handed out
+            (docs/gpu.md). With framework="jax" a device of JAX or its name, a jax.sharding.Sharding, or a function
+            from a TensorInfo to one of these.
+        dtype: what floating-point tensors of 16 bits and more are cast to on the way, as torch.bfloat16 or "bfloat16";
+            None leaves all as they are. Others, and quantized ones, stay as they are.
         framework: "torch", "numpy" or "jax"; torch where it is installed.
         names: which tensors: a name or glob, a list of them, or a function from name to bool. Only
             their bytes are read. None is all.
@@ -79,14 +98,24 @@ def stream(
         MemoryLimitError, MissingDependencyError: before any tensor is read.
         ReadError and others: while iterating; see TensorStream.
     """
-    sources = Sources(storage_options, options)
-    return begin_stream(partial(_describe, uri), sources, device, framework, names, shard, options, progress)
+    return begin_stream(
+        partial(_describe, uri),
+        Sources(storage_options, options),
+        options,
+        progress,
+        device=device,
+        dtype=dtype,
+        framework=framework,
+        names=names,
+        shard=shard,
+    )
 
 
 def load(
     uri: Uri | Sequence[Uri],
     *,
     device: Device = "cpu",
+    dtype: DtypeGiven | None = None,
     framework: FrameworkName | None = None,
     names: Names | None = None,
     shard: Shard | None = None,
@@ -96,9 +125,18 @@ def load(
 ) -> dict[str, Tensor]:
     """Loads a checkpoint as a whole: name -> tensor. Arguments, ownership and errors as in `stream`."""
     options = options or Options()
-    sources, check = Sources(storage_options, options), partial(_check_fits, options)
     with begin_stream(
-        partial(_describe, uri), sources, device, framework, names, shard, options, progress, keeps=True, check=check
+        partial(_describe, uri),
+        Sources(storage_options, options),
+        options,
+        progress,
+        device=device,
+        dtype=dtype,
+        framework=framework,
+        names=names,
+        shard=shard,
+        keeps=True,
+        check=partial(_check_fits, options),
     ) as tensors:
         return dict(tensors)
 
@@ -134,7 +172,7 @@ def stream_ranges(
     options = options or Options()
     describe = partial(describe_ranges, ranges, options.memory_limit)
     sources = Sources(storage_options, options)
-    return RangeStream(begin_stream(describe, sources, device, framework, None, None, options, progress))
+    return RangeStream(begin_stream(describe, sources, options, progress, device=device, framework=framework))
 
 
 def load_into(
@@ -142,6 +180,7 @@ def load_into(
     uri: Uri | Sequence[Uri],
     *,
     device: Device = "cpu",
+    dtype: DtypeGiven | None = None,
     strict: bool = True,
     names: Names | None = None,
     shard: Shard | None = None,
@@ -157,7 +196,8 @@ def load_into(
 
     Args:
         module: what to load into. It is changed while this runs, also when it ends in an error.
-        uri, device, names, shard, options, storage_options, progress: as in `stream`.
+        uri, device, dtype, names, shard, options, storage_options, progress: as in `stream`. The module's own device
+            may be another; for one on a GPU give that as `device`.
         strict: whether names that only one side has are an error. Shapes that differ always are.
 
     Raises:
@@ -170,12 +210,13 @@ def load_into(
     begun = begin_stream(
         partial(_describe, uri),
         Sources(storage_options, options),
-        device,
-        "torch",
-        names,
-        shard,
         options,
         progress,
+        device=device,
+        dtype=dtype,
+        framework="torch",
+        names=names,
+        shard=shard,
         keeps=filler.keeps,
         check=filler.check,
     )
@@ -205,6 +246,7 @@ def plan(
     uri: Uri | Sequence[Uri],
     *,
     device: Device = "cpu",
+    dtype: DtypeGiven | None = None,
     names: Names | None = None,
     shard: Shard | None = None,
     options: Options | None = None,
@@ -213,14 +255,15 @@ def plan(
     """Plans a load, from headers alone: which ranges are read, how, and why.
 
     Args:
-        uri, device, names, shard, options, storage_options: as in `stream`.
+        uri, device, dtype, names, shard, options, storage_options: as in `stream`. The device need not be there.
 
     Raises:
         As `inspect`; and TensorNotFoundError, MemoryLimitError.
     """
     target = find_target(device)
     with Sources(storage_options, options) as sources:
-        return _plan(_describe(uri, sources), target, names, [shard], options or Options(), sources)[0]
+        checkpoint = _describe(uri, sources)
+        return _plan(checkpoint, target, names, [shard], options or Options(), sources, cast=find_dtype(dtype))[0]
 
 
 def plan_ranks(
@@ -228,6 +271,7 @@ def plan_ranks(
     shard: Shard,
     *,
     device: Device = "cpu",
+    dtype: DtypeGiven | None = None,
     names: Names | None = None,
     options: Options | None = None,
     storage_options: StorageOptionsGiven | None = None,
@@ -235,7 +279,7 @@ def plan_ranks(
     """Plans the loads of all ranks, from one look at the headers: what each of them reads.
 
     Args:
-        uri, device, names, options, storage_options: as in `stream`.
+        uri, device, dtype, names, options, storage_options: as in `stream`. The device need not be there.
         shard: how many ranks there are, and by which rules they divide. Its own rank does not matter.
 
     Returns:
@@ -244,10 +288,11 @@ def plan_ranks(
     Raises:
         As `plan`.
     """
-    target = find_target(device)
+    target, cast = find_target(device), find_dtype(dtype)
     shards = [replace(shard, rank=rank) for rank in range(shard.world_size)]
     with Sources(storage_options, options) as sources:
-        return tuple(_plan(_describe(uri, sources), target, names, shards, options or Options(), sources))
+        checkpoint = _describe(uri, sources)
+        return tuple(_plan(checkpoint, target, names, shards, options or Options(), sources, cast=cast))
 
 
 def _describe(uri: Uri | Sequence[Uri], sources: Sources) -> Checkpoint:
@@ -262,7 +307,10 @@ def _plan(
     options: Options,
     sources: Sources,
     *,
+    cast: Dtype | None = None,
+    keeps: bool = False,
     aligned: bool = False,
+    see_storage: Callable[[StorageFacts, Blob], StorageFacts] = lambda facts, blob: facts,
 ) -> list[ReadPlan]:
     """A plan for each shard."""
     selected = select_tensors(checkpoint, names)
@@ -270,17 +318,27 @@ def _plan(
     @cache
     def see_facts(blob: int) -> StorageFacts:
         found = checkpoint.blobs[blob]
-        return sources.find(found.uri).see_facts(found)
+        return see_storage(sources.find(found.uri).see_facts(found), found)
 
     plans: list[ReadPlan] = []
     for shard in shards:
         whole = ShardedTensors(selected, None)
         tensors, strips = whole if shard is None else shard_tensors(checkpoint, selected, shard)
-        shared = shard is not None and (shard.ranks_per_host or read_local_world_size()) > 1
         used = {tensor.blob for tensor in tensors}
         facts = [see_facts(number) if number in used else None for number in range(len(checkpoint.blobs))]
         plans.append(
-            plan_reads(checkpoint, tensors, facts, options, target, strips=strips, shared=shared, aligned=aligned)
+            plan_reads(
+                checkpoint,
+                tensors,
+                facts,
+                options,
+                target,
+                cast=cast,
+                keeps=keeps,
+                strips=strips,
+                shared=shard is not None and (shard.ranks_per_host or read_local_world_size()) > 1,
+                aligned=aligned,
+            )
         )
     return plans
 
@@ -288,40 +346,53 @@ def _plan(
 def begin_stream(
     describe: Callable[[Sources], Checkpoint],
     sources: Sources,
-    device: Device,
-    framework: FrameworkName | None,
-    names: Names | None,
-    shard: Shard | None,
     options: Options | None,
     progress: bool | Callable[[Progress], object],
     *,
+    device: Device = "cpu",
+    dtype: DtypeGiven | None = None,
+    framework: FrameworkName | None = None,
+    names: Names | None = None,
+    shard: Shard | None = None,
     keeps: bool = False,
     check: Callable[[ReadPlan], object] = lambda reads: None,
 ) -> TensorStream:
     """Plans a load of what `describe` finds and, if `check` does not object to the plan, begins to read.
 
-    Takes the sources over, and closes them in the end. `keeps`: what is loaded is kept.
+    Takes the sources over, and closes them in the end. `keeps`: what is loaded is kept. All else as in `stream`.
     """
     started = time.perf_counter(), time.process_time()
     try:
         options = options or Options()
-        delivered_as = choose_framework(framework)
+        delivered_as, cast = choose_framework(framework), find_dtype(dtype)
         for_jax = delivered_as == "jax"  # which places arrays itself, once they are in host memory
-        if not for_jax:
-            require_host(device)
         target = Target.HOST if for_jax else find_target(device)
         report = find_report(progress)
-        (reads,) = _plan(describe(sources), target, names, [shard], options, sources, aligned=for_jax)
+        opening = begin_opening(target, device, delivered_as, options)
+        (reads,) = _plan(
+            describe(sources),
+            target,
+            names,
+            [shard],
+            options,
+            sources,
+            cast=cast,
+            keeps=keeps,
+            aligned=for_jax,
+            see_storage=opening.see_storage,
+        )
         check(reads)
         populate = keeps if options.populate == "auto" else options.populate
-        placement = device if for_jax else None
+        copier = opening.wait_copier(reads)
         return TensorStream(
             reads,
             delivered_as,
             options,
             sources,
-            placement=placement,
+            placement=device if for_jax else None,
             populate=populate,
+            copier=copier,
+            warm_up_s=opening.warm_up_s,
             report=report,
             started=started,
         )
@@ -331,10 +402,9 @@ def begin_stream(
 
 
 def _check_fits(options: Options, reads: ReadPlan) -> None:
-    limit = reads.memory_limit
-    if options.count_held and limit is not None and reads.nbytes + reads.scratch_bytes > limit:
-        along = f" beside {reads.scratch_bytes:,} for what is read along with columns" if reads.scratch_bytes else ""
+    needed = reads.landing_bytes
+    if options.count_held and reads.memory_limit is not None and needed > reads.memory_limit:
         raise MemoryLimitError(
-            f"load() keeps every tensor, {reads.nbytes:,} bytes{along}, and memory_limit is {limit:,}: "
+            f"load() keeps every tensor, {needed:,} bytes, more than {word_limit(reads)}: "
             "use stream() and drop each tensor, select with names=, or raise the limit"
         )

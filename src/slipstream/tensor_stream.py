@@ -7,14 +7,15 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from slipstream.delivery.base import FrameworkName, import_framework
 from slipstream.errors import StreamClosedError
 from slipstream.options import Options
+from slipstream.reading.base import Copier
 from slipstream.reading.buffers import copy_region
 from slipstream.reading.engine import Engine
-from slipstream.reading.schedule import OpInFlight
+from slipstream.reading.in_flight import OpInFlight
 from slipstream.sources.registry import Sources
 from slipstream.types import FileStats, LoadStats, Progress, ReadPlan
 
@@ -56,6 +57,8 @@ class TensorStream:
         *,
         populate: bool = False,
         placement: Placement | None = None,
+        copier: Copier | None = None,
+        warm_up_s: float = 0.0,
         report: Callable[[Progress], object] | None = None,
         started: tuple[float, float] | None = None,
     ) -> None:
@@ -73,7 +76,8 @@ class TensorStream:
         self._pairs: list[tuple[str, Tensor]] = []  # made and not yet handed out, last first
         self._reported = 0.0
         self._sources = sources
-        self._engine = Engine(plan, options, sources, populate=populate)
+        self._warm_up_s = warm_up_s
+        self._engine = Engine(plan, options, sources, populate=populate, copier=copier)
         try:
             self._framework = import_framework(framework, placement)  # while the first reads are under way
         except BaseException:
@@ -135,7 +139,20 @@ class TensorStream:
             peak_concurrency=schedule.peak_concurrency,
             source_bytes=self._source_bytes,
             **_network_stats(self._sources),
+            **self._ring_stats(),
         )
+
+    def _ring_stats(self) -> dict[str, Any]:
+        ring = self._engine.ring_statistics()
+        if ring is None:
+            return {}
+        return {
+            "ring_bytes": ring.ring_bytes,
+            "copies": ring.copies,
+            "warm_up_seconds": self._warm_up_s,
+            "ring_seconds": ring.making_s,
+            "ring_wait_seconds": ring.waited_s,
+        }
 
     def _refill(self) -> None:
         """Makes the tensors of the next whole op; raises StopIteration when there is none."""
@@ -147,7 +164,10 @@ class TensorStream:
             in_flight = self._wait_whole()
             if in_flight is not None:
                 self._pairs = list(reversed(self._view(in_flight)))
-        except Exception:
+        except Exception as error:
+            import traceback  # here, because only errors need it
+
+            traceback.clear_frames(error.__traceback__)  # holding the error must not keep memory
             self._failed = True
             self._end()
             raise
@@ -200,14 +220,16 @@ class TensorStream:
         )
 
     def _view(self, in_flight: OpInFlight) -> Sequence[tuple[str, Tensor]]:
-        op, region = in_flight.op, in_flight.region
-        assert region is not None
-        in_flight.region = None  # the worker that finished it may hold on to it for a moment more
+        op, region, landing = in_flight.op, in_flight.region, in_flight.landing
+        in_flight.region = in_flight.landing = None  # the worker that finished it may hold on to them for a moment more
         self._bytes += op.nbytes
         self._source_bytes += op.source_bytes
         self._tensors += len(op.tensors)
         if self._first_s is None:
             self._first_s = time.perf_counter() - self._started
+        if landing is not None:
+            return landing.hand_out()
+        assert region is not None
         if not op.copies:
             return self._framework.view_tensors(op.tensors, region)
         end_lease = self._engine.schedule.ledger.end_lease

@@ -82,12 +82,16 @@ class Target(StrEnum):
 
 
 class Strategy(StrEnum):
-    """How the bytes of a blob come into host memory (see docs/architecture.md). RANGED is for what is behind HTTP."""
+    """How the bytes of a blob come into host memory (see docs/architecture.md). RANGED is for what is behind HTTP.
+
+    GDS does not go through it: GPUDirect Storage reads from the device that stores to the device that computes.
+    """
 
     MAPPED = "mapped"
     DIRECT = "direct"
     BUFFERED = "buffered"
     RANGED = "ranged"
+    GDS = "gds"
 
 
 FILE_STRATEGIES = (Strategy.MAPPED, Strategy.DIRECT, Strategy.BUFFERED)
@@ -219,6 +223,8 @@ class StorageFacts:
         available_bytes: memory the host (or this process's cgroup) can still give; None if unknown.
         over_http: behind HTTP rather than in a file system: an object store, a web server.
         decrypting_cpus: how many processors may decrypt it; None where it comes in plain.
+        gds_gain: how many times faster GPUDirect Storage read from this volume than the ring did; None where that was
+            not measured.
     """
 
     filesystem: str
@@ -231,6 +237,7 @@ class StorageFacts:
     available_bytes: int | None
     over_http: bool = False
     decrypting_cpus: int | None = None
+    gds_gain: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,6 +381,10 @@ class ReadOp:
             not hold its neighbours; always, where the file has one of them at a misaligned offset.
         realigns: whether its single tensor is misaligned in the file, and is read to where it is aligned.
         gather: how the strips of its single tensor are read; None where it is contiguous.
+        landing_bytes: memory that its tensors take where they pass through a ring on their way there; None where they
+            stand in the memory that is read into.
+        piece_bytes: what chunks of it are a multiple of, counted from `start`: an element where it is cast on the way,
+            all of it where its tensors are copied from one slot.
     """
 
     blob: int
@@ -383,6 +394,8 @@ class ReadOp:
     copies: bool = False
     realigns: bool = False
     gather: Gather | None = None
+    landing_bytes: int | None = None
+    piece_bytes: int = 1
 
     @property
     def nbytes(self) -> int:
@@ -397,13 +410,49 @@ class ReadOp:
     @property
     def lease_bytes(self) -> int:
         """Memory it takes until it is delivered: its bytes, and those of the copies."""
+        if self.landing_bytes is not None:
+            return self.landing_bytes
         return (self.end - self.start) * (2 if self.copies else 1)
 
     def end_chunk(self, start: int, chunk_bytes: int) -> int:
-        """Where the read that begins at `start` ends: at a multiple of the chunk size in the blob, or of the step."""
+        """Where the read that begins at `start` ends: at a multiple of the chunk size in the blob, or of the step.
+
+        A little earlier where a piece would be cut, or later where that is all of a piece.
+        """
         if self.gather is None:
-            return min(start - start % chunk_bytes + chunk_bytes, self.end)
-        return min(start + self.gather.step_bytes, self.end)
+            end = min(start - start % chunk_bytes + chunk_bytes, self.end)
+        else:
+            end = min(start + self.gather.step_bytes, self.end)
+        if self.piece_bytes == 1 or end == self.end:
+            return end
+        whole = end - (end - self.start) % self.piece_bytes
+        return whole if whole > start else min(start + self.piece_bytes, self.end)
+
+
+@dataclass(frozen=True, slots=True)
+class StagingPlan:
+    """How bytes pass through a ring of slots on the way to where tensors stand.
+
+    Attributes:
+        reason: why they do, in one clause.
+        slot_bytes: of one slot: a chunk, and room for the pages around it.
+        slots: how many there are at most; each is made when it is first needed.
+        cast: the type that floating-point tensors are cast to on the way; None leaves them as they are.
+        limited_by: which option the plan's `memory_limit` is.
+        most_ahead_bytes: of tensors that were read and not yet handed out, at most; None is no bound.
+    """
+
+    reason: str
+    slot_bytes: int
+    slots: int
+    cast: Dtype | None
+    limited_by: str = "memory_limit"
+    most_ahead_bytes: int | None = None
+
+    @property
+    def ring_bytes(self) -> int:
+        """Host memory that the ring takes at most."""
+        return self.slot_bytes * self.slots
 
 
 @dataclass(frozen=True, slots=True)
@@ -417,8 +466,10 @@ class ReadPlan:
         concurrency: reads in flight, over all blobs; at the beginning, where `most_concurrency` is more.
         most_concurrency: up to how many the load may find out that more are faster.
         memory_limit: bytes in flight and held by the caller together; None where there is no limit, or
-            everything together is within it.
-        scratch_bytes: how much of `memory_limit` is kept for what only passes through on its way; see Gather.
+            everything together is within it. Without what the ring and the scratch take of the caller's limit. On
+            another device than the host, of that device's memory.
+        scratch_bytes: host memory for what only passes through on its way to where strips stand together; see Gather.
+        staging: how bytes pass through a ring; None where tensors stand in the memory that is read into.
     """
 
     checkpoint: Checkpoint
@@ -428,6 +479,7 @@ class ReadPlan:
     most_concurrency: int
     memory_limit: int | None
     scratch_bytes: int = 0
+    staging: StagingPlan | None = None
 
     @property
     def nbytes(self) -> int:
@@ -438,6 +490,16 @@ class ReadPlan:
     def source_bytes(self) -> int:
         """Bytes that will be asked of the storage."""
         return sum(op.source_bytes for op in self.ops)
+
+    @property
+    def landing_bytes(self) -> int:
+        """Bytes that the tensors will take where they come to stand, which a cast makes less or more."""
+        return sum(op.nbytes if op.landing_bytes is None else op.landing_bytes for op in self.ops)
+
+    @property
+    def limited_by(self) -> str:
+        """Which option `memory_limit` is."""
+        return self.staging.limited_by if self.staging else "memory_limit"
 
     @property
     def tensor_count(self) -> int:
@@ -483,6 +545,12 @@ class LoadStats:
         peak_concurrency: the most reads in flight at once.
         discarded_bytes: bytes received and not used: of the slower of two answers, and of refusals.
         source_bytes: bytes asked of the storage for `bytes`: more where columns come with what lies between them.
+        ring_bytes: host memory of the ring that the tensors passed through; this and the rest is 0 without one.
+        copies: made from the ring to where tensors stand.
+        warm_up_seconds: until the device was ready: importing PyTorch, making the device's context. It is done while
+            headers are read, so it is part of `seconds` only as far as it took longer than they did.
+        ring_seconds: spent making and page-locking slots, in all threads together. A ring that was kept takes none.
+        ring_wait_seconds: for which reads waited for a slot, in all threads together: copies were slower than reads.
     """
 
     bytes: int
@@ -501,6 +569,11 @@ class LoadStats:
     peak_concurrency: int = 0
     discarded_bytes: int = 0
     source_bytes: int = 0
+    ring_bytes: int = 0
+    copies: int = 0
+    warm_up_seconds: float = 0.0
+    ring_seconds: float = 0.0
+    ring_wait_seconds: float = 0.0
 
     @property
     def gigabytes_per_second(self) -> float:

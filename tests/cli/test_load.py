@@ -99,3 +99,25 @@ def test_hostile_file_name(hostile: Path) -> None:
     assert done.returncode == 0
     assert_harmless(done.stdout)
     assert r"[bold]\x1b[31m.safetensors" in done.stdout
+
+
+def test_cast_through_a_ring(tiny: Path) -> None:
+    """--dtype casts on the way, through a ring whose size can be given, and the summary tells of the ring."""
+    stats = json.loads(run("load", tiny, "--json", *NUMPY, "--dtype", "float32", "--ring-bytes", "1MiB").stdout)
+    assert stats["bytes"] == 8_000_000
+    assert 0 < stats["ring_bytes"] <= 1 << 20
+    assert stats["copies"] > 8
+    assert stats["peak_buffer_bytes"] <= 16_100_000  # twice as wide, and aligned
+    done = run("load", tiny, "-q", *NUMPY, "--staging")
+    assert (done.returncode, done.stderr) == (0, "")
+    for words in ("ring", "out of it"):
+        assert words in done.stdout
+    assert "ring" not in run("load", tiny, "-q", *NUMPY).stdout
+
+
+def test_a_device_that_is_not_there(tiny: Path) -> None:
+    """A device that cannot be delivered to is wrong usage, in one paragraph that says what to do instead."""
+    done = run("load", tiny, "--json", "--device", "cuda:99")
+    assert done.returncode == 2
+    assert "there is no cuda:99" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -56,3 +56,14 @@ def test_hostile_file_name(hostile: Path) -> None:
     assert done.returncode == 0
     assert_harmless(done.stdout)
     assert r"[bold]\x1b[31m.safetensors" in done.stdout
+
+
+def test_for_a_device_and_a_type(tiny: Path) -> None:
+    """A load to a device that is not here can be planned: the ring, why there is one, and what tensors take there."""
+    done = run("plan", tiny, "--device", "cuda:0", "--dtype", "float32")
+    assert (done.returncode, done.stderr) == (0, "")
+    for words in ("ring", "page-locked", "tensors take", "16.00 MB, cast to F32"):
+        assert words in done.stdout
+    plan = json.loads(run("plan", tiny, "--device", "cuda:0", "--json").stdout)
+    assert plan["staging"]["limited_by"] == "device_memory_limit"
+    assert json.loads(run("plan", tiny, "--json").stdout)["staging"] is None

@@ -27,6 +27,7 @@ BUILT_INS: dict[str, tuple[type[Exception], ...]] = {
     "BlobChangedError": (OSError, slipstream.ReadError),
     "WriteError": (OSError,),
     "MemoryLimitError": (MemoryError,),
+    "DeviceError": (RuntimeError,),
     "StreamClosedError": (RuntimeError,),
     "ModuleMismatchError": (ValueError,),
 }

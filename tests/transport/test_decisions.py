@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 import slipstream
 from slipstream.reading import schedule as schedule_module
-from slipstream.reading.schedule import Read, Schedule
+from slipstream.reading.in_flight import Read
+from slipstream.reading.schedule import Schedule
 from slipstream.reading.stragglers import Peers
 from slipstream.reading.tuning import ConcurrencyTuner
 from slipstream.transport import transfer as transfer_module

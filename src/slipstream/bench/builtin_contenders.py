@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from slipstream.bench.contenders import Contender, Need, SettingRule
 
 _BENCH = "pip install 'slipstream[bench]'"
@@ -26,6 +28,8 @@ SLIPSTREAM = Contender(
         "memory_limit": SettingRule(kinds=(int,), words="{} limit", unit="bytes"),
         "hedge": SettingRule(kinds=(bool,), words="hedge {}"),
         "framework": SettingRule(kinds=(str,), choices=("torch", "numpy")),
+        "staging": SettingRule(kinds=(bool,), words="staging {}"),
+        "ring_bytes": SettingRule(kinds=(int,), words="a ring of {}", unit="bytes"),
     },
 )
 RUNAI = Contender(
@@ -70,6 +74,13 @@ SAFETENSORS = Contender(
         "framework": SettingRule(kinds=(str,), choices=("torch", "numpy")),
     },
 )
+SAFETENSORS_NEXT = replace(
+    SAFETENSORS,
+    name="safetensors-next",
+    title="HuggingFace safetensors, a later release",
+    install="pip install --pre 'safetensors>=0.9.0rc1', in an environment of its own: --python safetensors-next=PATH",
+)
+"""The same for another interpreter, so that two releases are measured in one run."""
 TENSORIZER = Contender(
     name="tensorizer",
     title="Tensorizer",
@@ -135,4 +146,4 @@ FLOOR = Contender(
         "processes": SettingRule(kinds=(int,), words="{} processes", needs={"": _RANGES}),
     },
 )
-BUILTIN = (SLIPSTREAM, RUNAI, SAFETENSORS, TENSORIZER, FASTSAFETENSORS, INSTANTTENSOR, FLOOR)
+BUILTIN = (SLIPSTREAM, RUNAI, SAFETENSORS, TENSORIZER, FASTSAFETENSORS, INSTANTTENSOR, SAFETENSORS_NEXT, FLOOR)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from slipstream.bench.experiment import Entry, Experiment, Kind
-from slipstream.bench.own_experiments import DISK, NETWORK
+from slipstream.bench.own_experiments import DISK, GPU, NETWORK
 from slipstream.bench.records import Setting
 from slipstream.errors import UsageError
 
@@ -101,12 +101,13 @@ VLLM = Experiment(
     ),
 )
 EXPERIMENTS: Mapping[str, Experiment] = {
-    experiment.name: experiment for experiment in (GP3, IO2, S3, VLLM, *DISK, *NETWORK)
+    experiment.name: experiment for experiment in (GP3, IO2, S3, VLLM, *DISK, *NETWORK, *GPU)
 }
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "all": ("gp3", "io2", "s3", "vllm"),
     "disk": tuple(experiment.name for experiment in DISK),
     "network": tuple(experiment.name for experiment in NETWORK),
+    "gpu": tuple(experiment.name for experiment in GPU),
 }
 """Names that stand for several. `all` is the published benchmark's."""
 

@@ -120,6 +120,68 @@ IMPORT = Experiment(
 )
 DISK = (COLD, WARM, SMALL, LIMIT, LIMIT_WARM, IMPORT)
 
+# A GPU: --destination cuda:0. What the copy to it can reach, benchmarks/gpu.py measures beside.
+
+_TO_GPU = (
+    OURS,
+    Entry(contender="slipstream", settings={"chunk_bytes": 16 * _MIB}, quick=True),
+    Entry(contender="slipstream", settings={"chunk_bytes": 4 * _MIB}),
+    Entry(contender="slipstream", settings={"concurrency": 32}),
+    Entry(contender="slipstream", settings={"ring_bytes": 1024 * _MIB}),
+    _RUNAI,
+    _SAFETENSORS,
+    Entry(contender="safetensors", settings={"backend": "pread"}),
+    Entry(contender="safetensors-next", settings={"method": "prefetch"}, quick=True),
+    Entry(contender="fastsafetensors", quick=True),
+    Entry(contender="instanttensor", quick=True),
+    _TENSORIZER,
+)
+_GPU_PEERS = tuple(entry for entry in _TO_GPU if entry.contender != "slipstream")
+_AHEAD = Target(text="throughput / the best peer's", measure="gb_per_s", of=(OURS,), against=_GPU_PEERS, least=1.0)
+_TO_GPU_FLOORS = (_floor("direct", threads=16, quick=True),)
+GPU_COLD = Experiment(
+    name="gpu-cold",
+    title="To a GPU from this machine's disk, cold",
+    storages=("disk",),
+    entries=(*_TO_GPU, *_TO_GPU_FLOORS),
+    targets=(
+        _AHEAD,
+        Target(text="throughput / the raw floor's", measure="gb_per_s", of=(OURS,), against=_TO_GPU_FLOORS, least=0.9),
+    ),
+)
+GPU_WARM = Experiment(
+    name="gpu-warm",
+    title="To a GPU from the page cache",
+    storages=("disk",),
+    entries=_TO_GPU,
+    page_cache="warm",
+    targets=(_AHEAD,),
+)
+GPU_TMPFS = Experiment(
+    name="gpu-tmpfs",
+    title="To a GPU from tmpfs",
+    storages=("tmpfs",),
+    entries=_TO_GPU,
+    page_cache="warm",
+    targets=(_AHEAD,),
+)
+GPU_S3 = Experiment(
+    name="gpu-s3",
+    title="To a GPU from SeaweedFS, a real S3 server, on this machine",
+    storages=("seaweedfs",),
+    entries=(OURS, _RUNAI, _TENSORIZER, _floor("receive", connections=16, quick=True)),
+    targets=(
+        Target(
+            text="throughput / the best peer's",
+            measure="gb_per_s",
+            of=(OURS,),
+            against=(_RUNAI, _TENSORIZER),
+            least=1.0,
+        ),
+    ),
+)
+GPU = (GPU_COLD, GPU_WARM, GPU_TMPFS, GPU_S3)
+
 # Network.
 
 _OURS_FIXED = _fixed("slipstream", (4, 8, 16, 32, 64))

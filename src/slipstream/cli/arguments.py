@@ -24,7 +24,15 @@ Uris = Annotated[
         help="Files, directories or globs, s3://, gs:// or az:// prefixes, or URLs; together they are one checkpoint.",
     ),
 ]
-Device = Annotated[str, typer.Option(help="Where the tensors shall be.")]
+Device = Annotated[str, typer.Option(help="Where the tensors shall be: cpu, cuda:0, xpu and the like.")]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TYPE",
+        help="Cast floating-point tensors on the way: bfloat16, float16, float32, float64.",
+        show_default=False,
+    ),
+]
 Framework = Annotated[
     Literal["torch", "numpy", "jax"] | None,
     typer.Option(help="Whose tensors are made. Where torch is installed, torch.", show_default=False),
@@ -62,6 +70,19 @@ MemoryLimit = Annotated[
     typer.Option(
         metavar="SIZE", help="The most memory for tensors in flight, for example 256MiB.", rich_help_panel=_HOW
     ),
+]
+Staging = Annotated[
+    bool | None,
+    typer.Option(
+        "--staging/--no-staging",
+        help="Whether tensors pass through a ring also on their way to host memory.",
+        show_default=False,
+        rich_help_panel=_HOW,
+    ),
+]
+RingBytes = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Host memory for that ring at most, for example 256MiB.", rich_help_panel=_HOW),
 ]
 StorageOption = Annotated[
     list[str] | None,
@@ -106,6 +127,8 @@ def read_options(
     retries: int | None,
     deadline: float | None,
     bandwidth_limit: str | None,
+    staging: bool | None = None,
+    ring_bytes: str | None = None,
 ) -> Options:
     """Options of the arguments given; what is left out stays as the environment or the default has it.
 
@@ -120,6 +143,8 @@ def read_options(
         retries=retries,
         deadline_s=deadline,
         bandwidth_limit=None if bandwidth_limit is None else parse_bytes(bandwidth_limit),
+        staging=staging,
+        ring_bytes=None if ring_bytes is None else parse_bytes(ring_bytes),
     )
 
 

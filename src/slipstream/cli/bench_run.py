@@ -52,7 +52,8 @@ def run(
         typer.Argument(
             metavar="EXPERIMENT...",
             help="Any of gp3, io2, s3, vllm (together: all); cold, warm, small, limit, limit-warm, import (together: "
-            "disk); http, https, http-limited, seaweedfs, faults, headers, lock (together: network).",
+            "disk); http, https, http-limited, seaweedfs, faults, headers, lock (together: network); gpu-cold, "
+            "gpu-warm, gpu-tmpfs, gpu-s3 (together: gpu).",
             show_default=False,
         ),
     ],

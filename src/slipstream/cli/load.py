@@ -31,6 +31,7 @@ _MOST_FILES = 16
 def load(
     uris: arguments.Uris,
     device: arguments.Device = "cpu",
+    dtype: arguments.Dtype = None,
     framework: arguments.Framework = None,
     names: arguments.Names = None,
     shard: arguments.Shard = None,
@@ -38,6 +39,8 @@ def load(
     concurrency: arguments.Concurrency = None,
     chunk_bytes: arguments.ChunkBytes = None,
     memory_limit: arguments.MemoryLimit = None,
+    staging: arguments.Staging = None,
+    ring_bytes: arguments.RingBytes = None,
     storage_option: arguments.StorageOption = None,
     retries: arguments.Retries = None,
     deadline: arguments.Deadline = None,
@@ -55,6 +58,8 @@ def load(
         retries=retries,
         deadline=deadline,
         bandwidth_limit=bandwidth_limit,
+        staging=staging,
+        ring_bytes=ring_bytes,
     )
     part = arguments.read_shard(shard)
     storage_options = arguments.read_storage_options(storage_option)
@@ -68,6 +73,7 @@ def load(
         with slipstream.stream(
             arguments.one_or_many(uris),
             device=device,
+            dtype=dtype,
             framework=framework,
             names=names,
             shard=part,
@@ -125,6 +131,18 @@ def _facts(stats: LoadStats) -> Iterable[tuple[str, str]]:
     if stats.requests:
         yield from _network_facts(stats)
     yield "peak memory", f"{format_bytes(stats.peak_buffer_bytes)} of buffers"
+    if stats.ring_bytes:
+        yield from _ring_facts(stats)
+
+
+def _ring_facts(stats: LoadStats) -> Iterable[tuple[str, str]]:
+    made = f", made in {format_seconds(stats.ring_seconds)}" if stats.ring_seconds else ", kept from a load before"
+    copies = "1 copy" if stats.copies == 1 else f"{stats.copies:,} copies"
+    yield "ring", f"{format_bytes(stats.ring_bytes)}{made}; {copies} out of it"
+    if stats.warm_up_seconds:
+        yield "warm-up", f"{format_seconds(stats.warm_up_seconds)} until the device was ready, while headers were read"
+    if stats.ring_wait_seconds:
+        yield "waited", f"{format_seconds(stats.ring_wait_seconds)} for a slot, all reads together"
 
 
 def _network_facts(stats: LoadStats) -> Iterable[tuple[str, str]]:

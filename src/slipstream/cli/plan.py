@@ -29,12 +29,15 @@ from slipstream.types import ReadPlan, StrategyChoice, TensorInfo
 def plan(
     uris: arguments.Uris,
     device: arguments.Device = "cpu",
+    dtype: arguments.Dtype = None,
     names: arguments.Names = None,
     shard: arguments.Shard = None,
     strategy: arguments.Strategy = None,
     concurrency: arguments.Concurrency = None,
     chunk_bytes: arguments.ChunkBytes = None,
     memory_limit: arguments.MemoryLimit = None,
+    staging: arguments.Staging = None,
+    ring_bytes: arguments.RingBytes = None,
     storage_option: arguments.StorageOption = None,
     retries: arguments.Retries = None,
     deadline: arguments.Deadline = None,
@@ -51,16 +54,20 @@ def plan(
         retries=retries,
         deadline=deadline,
         bandwidth_limit=bandwidth_limit,
+        staging=staging,
+        ring_bytes=ring_bytes,
     )
     storage_options = arguments.read_storage_options(storage_option)
     part = arguments.read_shard(shard)
     uri = arguments.one_or_many(uris)
     if part is None:
-        read_plan = slipstream.plan(uri, device=device, names=names, options=options, storage_options=storage_options)
+        read_plan = slipstream.plan(
+            uri, device=device, dtype=dtype, names=names, options=options, storage_options=storage_options
+        )
         ranks: Sequence[ReadPlan] = ()
     else:
         ranks = slipstream.plan_ranks(
-            uri, part, device=device, names=names, options=options, storage_options=storage_options
+            uri, part, device=device, dtype=dtype, names=names, options=options, storage_options=storage_options
         )
         read_plan = ranks[part.rank]
     if as_json:
@@ -102,6 +109,12 @@ def _facts(read_plan: ReadPlan) -> Iterable[tuple[str, str]]:
     yield "in flight", _in_flight(read_plan)
     if chunks:
         yield "largest read", ", ".join(format_binary(chunk) for chunk in chunks)
+    if read_plan.staging is not None:
+        staging = read_plan.staging
+        yield "ring", f"up to {staging.slots:,} slots, {format_bytes(staging.ring_bytes)}: {staging.reason}"
+        if staging.cast is not None:
+            landed = sum(op.landing_bytes or 0 for op in read_plan.ops)
+            yield "tensors take", f"{format_bytes(landed)}, cast to {staging.cast}"
 
 
 def _skipped_tensors(read_plan: ReadPlan) -> list[TensorInfo]:
@@ -154,6 +167,7 @@ def _as_json(read_plan: ReadPlan) -> Mapping[str, object]:
         "skipped_tensors": len(skipped),
         "concurrency": read_plan.concurrency,
         "most_concurrency": read_plan.most_concurrency,
+        "staging": None if read_plan.staging is None else asdict(read_plan.staging),
         "files": [_file_as_json(file) for file in _files(read_plan)],
     }
 

@@ -55,3 +55,8 @@ def _view_tensor(info: TensorInfo, region: Region) -> numpy.ndarray[Any, numpy.d
         return view_array(info, region, _DTYPES[info.dtype])
     except (ValueError, OverflowError, MemoryError) as error:
         raise explain_shape(info, "NumPy", error) from error
+
+
+def numpy_dtype(dtype: Dtype) -> numpy.dtype[Any]:
+    """NumPy's type for one of the format's."""
+    return _DTYPES[dtype]

@@ -70,13 +70,23 @@ class TorchFramework:
         return pairs
 
 
-def _view_tensor(info: TensorInfo, region: Region) -> torch.Tensor:
+def torch_dtype(info: TensorInfo) -> torch.dtype:
+    """PyTorch's type for a tensor.
+
+    Raises:
+        UsageError: this PyTorch has none.
+    """
     dtype = _DTYPES.get(info.dtype)
     if dtype is None:
         name = _DTYPE_NAMES[info.dtype]
         raise UsageError(
             f"the tensor {info.name!r} needs torch.{name}, which PyTorch {torch.__version__} lacks: upgrade it"
         )
+    return dtype
+
+
+def _view_tensor(info: TensorInfo, region: Region) -> torch.Tensor:
+    dtype = torch_dtype(info)
     try:
         if not info.nbytes:
             return torch.empty(stored_shape(info), dtype=dtype)  # its other dimensions may be too large for NumPy

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby
 
-from slipstream.errors import MemoryLimitError
+from slipstream.errors import UsageError
 from slipstream.options import Options
-from slipstream.planning.coalesce import coalesce_tensors
-from slipstream.planning.gather import plan_gather
+from slipstream.planning.cutting import OpCutter
+from slipstream.planning.gather import plan_gather, size_scratch
+from slipstream.planning.limits import check_largest, tensor_limit
 from slipstream.planning.order import order_ops
 from slipstream.planning.policy import choose_strategy
+from slipstream.planning.staging import fit_choice, most_chunk_bytes, plan_staging, why_staged
 from slipstream.types import (
     Checkpoint,
-    ReadOp,
+    Dtype,
+    Gather,
     ReadPlan,
+    StagingPlan,
     StorageFacts,
     Strategy,
     StrategyChoice,
@@ -24,16 +27,9 @@ from slipstream.types import (
     TensorInfo,
 )
 
-# Every range in memory is a mapping of its own, of which Linux allows 65,530 (vm.max_map_count): a
-# checkpoint is cut into a fraction of that, however large it is.
-_MOST_OPS = 8192
 _MOST_CONCURRENCY = 64  # unmeasured: a bound for checkpoints that are spread over very many volumes
 # Of connections: 128 at 90 MB/s are 11.5 GB/s, more than one process receives. A bound on sockets and threads.
 _MOST_CONNECTIONS = 128
-# What passes through memory on its way to where strips stand together: 32 reads of the usual 8 MiB.
-_MOST_SCRATCH_BYTES = 256 << 20
-_LEAST_SPAN_BYTES = 16 << 10
-_PAGE_BYTES = 4096
 
 
 def plan_reads(
@@ -43,6 +39,8 @@ def plan_reads(
     options: Options,
     target: Target = Target.HOST,
     *,
+    cast: Dtype | None = None,
+    keeps: bool = False,
     strips: Mapping[str, Strips] | None = None,
     shared: bool = False,
     aligned: bool = False,
@@ -55,145 +53,97 @@ def plan_reads(
         facts: per blob; None where nothing of the blob is selected.
         options: the caller's settings.
         target: where the tensors are used.
+        cast: the type that floating-point tensors are wanted in; None is the one they have.
+        keeps: whether the caller keeps every tensor.
         strips: where those are that are not contiguous, by name; None where whole tensors are wanted.
         shared: whether other ranks on this host read the rest.
         aligned: whether a tensor that is read into memory of its own shall begin where any use of it may begin.
 
     Raises:
+        UsageError: the options forbid what must be.
         MemoryLimitError: a tensor is larger than `memory_limit`.
     """
-    choices: list[StrategyChoice | None] = [
-        None if fact is None else _choose(fact, blob.size, options, target, exact=strips is not None and not shared)
+    if options.strategy is Strategy.GDS and target is not Target.DEVICE:
+        raise UsageError('strategy="gds" reads into the memory of a CUDA device: give device="cuda:0", or leave it out')
+    reason = why_staged(selected, options, target, cast)
+    read_for, exact = Target.DEVICE if reason else target, strips is not None and not shared
+    choices = [
+        None if fact is None else _choose(fact, blob.size, options, read_for, exact=exact)
         for blob, fact in zip(checkpoint.blobs, facts, strict=True)
     ]
-    cutter = _Cutter(checkpoint, selected, facts, choices, options, strips or {}, shared=shared, aligned=aligned)
-    limit, scratch = options.memory_limit, cutter.scratch_bytes
-    _check_largest(checkpoint, selected, limit, scratch)
+    concurrency, most = _concurrency(choices, facts, options)
+    span_bytes, scratch_bytes = size_scratch(options) if strips else (0, 0)
+    staging = None
+    if reason is not None:
+        staging = plan_staging(
+            reason, options, target, cast=cast, concurrency=most, keeps=keeps, scratch_bytes=scratch_bytes
+        )
+        choices = [choice and fit_choice(choice, staging) for choice in choices]
+        concurrency, most = min(concurrency, staging.slots), min(most, staging.slots)
+        span_bytes = min(span_bytes, most_chunk_bytes(staging))
+    limit = tensor_limit(options, scratch_bytes, staging)
+    check_largest(checkpoint, selected, limit, scratch_bytes, staging)
+    gathers = _plan_gathers(selected, strips or {}, facts, choices, options, span_bytes, staging, shared=shared)
+    cutter = OpCutter(checkpoint, selected, choices, options, gathers, staging, aligned)
     ops = cutter.cut(None)
     if limit is not None:
-        if sum(op.lease_bytes for ops_of_blob in ops for op in ops_of_blob) + scratch <= limit:
+        if sum(op.lease_bytes for ops_of_blob in ops for op in ops_of_blob) <= limit:
             limit = None  # all of it together fits
         else:
-            ops = cutter.cut(limit - scratch)
-    concurrency = _concurrency(choices, facts, options)
-    over_http = any(fact is not None and fact.over_http for fact in facts)
-    most = _MOST_CONNECTIONS if over_http and options.concurrency == "auto" else 1
+            ops = cutter.cut(limit)
     return ReadPlan(
         checkpoint=checkpoint,
         ops=tuple(order_ops(ops, facts)),
         choices=tuple(choices),
         concurrency=concurrency,
-        most_concurrency=max(concurrency, most),
+        most_concurrency=most,
         memory_limit=limit,
-        scratch_bytes=scratch,
+        scratch_bytes=scratch_bytes,
+        staging=staging,
     )
 
 
-def _choose(fact: StorageFacts, size: int, options: Options, target: Target, *, exact: bool) -> StrategyChoice:
+def _choose(facts: StorageFacts, size: int, options: Options, target: Target, *, exact: bool) -> StrategyChoice:
     """How a blob is read. Where others read the rest of it, the kernel shall not read that ahead."""
-    choice = choose_strategy(fact, size, options, target)
-    return replace(choice, exact=exact and not fact.remote and not fact.over_http)
+    choice = choose_strategy(facts, size, options, target)
+    return replace(choice, exact=exact and not facts.remote and not facts.over_http)
 
 
 def _concurrency(
     choices: Sequence[StrategyChoice | None], facts: Sequence[StorageFacts | None], options: Options
-) -> int:
-    """Reads in flight over all blobs: what the caller says, else what each volume can use, together."""
+) -> tuple[int, int]:
+    """Reads in flight over all blobs: what the caller says, else what each volume can use, together; and at most."""
     if options.concurrency != "auto":
-        return options.concurrency
+        return options.concurrency, options.concurrency
     by_volume: dict[str, int] = {}
     for choice, fact in zip(choices, facts, strict=True):
         if choice is not None and fact is not None:
             by_volume[fact.volume] = max(by_volume.get(fact.volume, 0), choice.concurrency)
-    return min(max(sum(by_volume.values()), 1), _MOST_CONCURRENCY)
+    concurrency = min(max(sum(by_volume.values()), 1), _MOST_CONCURRENCY)
+    over_http = any(fact is not None and fact.over_http for fact in facts)
+    return concurrency, max(concurrency, _MOST_CONNECTIONS if over_http else 1)
 
 
-class _Cutter:
-    """Cuts the selected tensors into each blob's ops."""
-
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        selected: Sequence[TensorInfo],
-        facts: Sequence[StorageFacts | None],
-        choices: Sequence[StrategyChoice | None],
-        options: Options,
-        strips: Mapping[str, Strips],
-        *,
-        shared: bool,
-        aligned: bool,
-    ) -> None:
-        self._checkpoint = checkpoint
-        self._selected = selected
-        self._facts = facts
-        self._choices = choices
-        self._options = options
-        self._strips = strips
-        self._shared = shared
-        self._aligned = aligned
-        self._span_bytes = options.chunk_bytes
-        if options.memory_limit is not None:
-            self._span_bytes = min(self._span_bytes, max(options.memory_limit // 16, _LEAST_SPAN_BYTES))
-
-    @property
-    def scratch_bytes(self) -> int:
-        """Memory for what only passes through: what is read along with strips. A quarter of a limit, if that does."""
-        limit = self._options.memory_limit
-        if not self._strips:
-            return 0
-        least = self._span_bytes + 2 * _PAGE_BYTES
-        return _MOST_SCRATCH_BYTES if limit is None else min(_MOST_SCRATCH_BYTES, max(limit // 4, least))
-
-    def cut(self, limit: int | None) -> list[list[ReadOp]]:
-        """Each blob's ops. Under a limit so little is joined that several ops, and their copies, fit."""
-        nbytes = sum(tensor.end - tensor.start for tensor in self._selected)
-        joined_bytes = max(self._options.chunk_bytes, nbytes // _MOST_OPS)
-        if limit is not None:
-            joined_bytes = min(joined_bytes, limit // 8)
-        one_by_one = limit is not None and self._options.count_held
-        ops: list[list[ReadOp]] = [[] for _ in self._checkpoint.blobs]
-        kinds = groupby(self._selected, key=lambda info: (info.blob, info.name in self._strips))
-        for (blob, striped), tensors in kinds:
-            if striped:
-                ops[blob] += map(self._gather, tensors)
-            else:
-                cut = coalesce_tensors(list(tensors), most_bytes=joined_bytes, limited=one_by_one)
-                ops[blob] += map(self._align, cut)
-        return ops
-
-    def _gather(self, info: TensorInfo) -> ReadOp:
-        facts, choice = self._facts[info.blob], self._choices[info.blob]
-        assert facts is not None, "a tensor of a blob of which nothing is selected"
+def _plan_gathers(
+    selected: Sequence[TensorInfo],
+    strips: Mapping[str, Strips],
+    facts: Sequence[StorageFacts | None],
+    choices: Sequence[StrategyChoice | None],
+    options: Options,
+    span_bytes: int,
+    staging: StagingPlan | None,
+    *,
+    shared: bool,
+) -> dict[str, Gather]:
+    """How those are read whose bytes lie in strips, by name."""
+    gathers: dict[str, Gather] = {}
+    for info in selected:
+        found, fact, choice = strips.get(info.name), facts[info.blob], choices[info.blob]
+        if found is None:
+            continue
+        assert fact is not None, "a tensor of a blob of which nothing is selected"
         assert choice is not None, "a choice where there are facts"
-        gather = plan_gather(
-            self._strips[info.name],
-            facts,
-            choice,
-            self._options,
-            span_bytes=self._span_bytes,
-            shared=self._shared,
+        gathers[info.name] = plan_gather(
+            found, fact, choice, options, span_bytes=span_bytes, shared=shared, staged=staging is not None
         )
-        return ReadOp(info.blob, info.start, info.end, (info,), gather=gather)
-
-    def _align(self, op: ReadOp) -> ReadOp:
-        """Reads a single tensor to an aligned place, if that is wanted and costs nothing: not in pages of a file."""
-        choice = self._choices[op.blob]
-        assert choice is not None, "a choice where there are tensors"
-        if not self._aligned or len(op.tensors) > 1 or choice.strategy not in (Strategy.RANGED, Strategy.BUFFERED):
-            return op
-        return replace(op, realigns=True)
-
-
-def _check_largest(
-    checkpoint: Checkpoint, selected: Sequence[TensorInfo], limit: int | None, scratch_bytes: int
-) -> None:
-    largest = max(selected, key=lambda tensor: tensor.end - tensor.start, default=None)
-    if limit is not None and largest is not None and largest.nbytes > limit - scratch_bytes:
-        passing = f", of which {scratch_bytes:,} are for what is read along with columns" if scratch_bytes else ""
-        raise MemoryLimitError(
-            f"the tensor {largest.name} has {largest.nbytes:,} bytes, more than memory_limit={limit:,}{passing}: "
-            "raise the limit, or leave the tensor out with names=",
-            uri=checkpoint.blobs[largest.blob].uri,
-            offset=largest.start,
-            length=largest.nbytes,
-        )
+    return gathers

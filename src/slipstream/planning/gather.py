@@ -22,6 +22,22 @@ _STORE_GAP_BYTES = 1 << 20
 _SHARED_GAP_BYTES = 1 << 20
 # Of single strips in one read: what is known of each is in memory until they are there.
 _MOST_PIECES = 8192
+# What passes through memory on its way to where strips stand together: 32 reads of the usual 8 MiB.
+_MOST_SCRATCH_BYTES = 256 << 20
+_LEAST_SPAN_BYTES = 16 << 10
+_PAGE_BYTES = 4096
+
+
+def size_scratch(options: Options) -> tuple[int, int]:
+    """The most that one read takes from a blob along with strips, and memory for all that passes through so.
+
+    That is a quarter of a limit, if a quarter does.
+    """
+    limit, span_bytes = options.memory_limit, options.chunk_bytes
+    if limit is None:
+        return span_bytes, _MOST_SCRATCH_BYTES
+    span_bytes = min(span_bytes, max(limit // 16, _LEAST_SPAN_BYTES))
+    return span_bytes, min(_MOST_SCRATCH_BYTES, max(limit // 4, span_bytes + 2 * _PAGE_BYTES))
 
 
 def plan_gather(
@@ -32,6 +48,7 @@ def plan_gather(
     *,
     span_bytes: int,
     shared: bool = False,
+    staged: bool = False,
 ) -> Gather:
     """How strips of one blob are read.
 
@@ -42,8 +59,9 @@ def plan_gather(
         options: the caller's settings.
         span_bytes: the most that one read may take from the blob.
         shared: whether other ranks on this host read the rest of it.
+        staged: whether strips pass through a ring, so that the blob is not mapped for that reason alone.
     """
-    way = _choose_way(facts, choice, options, shared=shared)
+    way = _choose_way(facts, choice, options, shared=shared, staged=staged)
     wanted_gap = _gap_bytes(facts, way) if options.gap_bytes == "auto" else options.gap_bytes
     gap = wanted_gap
     row = strips.width + sum(between for between in strips.gaps if between <= gap)
@@ -65,17 +83,21 @@ def plan_gather(
     )
 
 
-def _choose_way(facts: StorageFacts, choice: StrategyChoice, options: Options, *, shared: bool) -> StripWay:
+def _choose_way(
+    facts: StorageFacts, choice: StrategyChoice, options: Options, *, shared: bool, staged: bool
+) -> StripWay:
     """How single strips are read: by default past the page cache, which reads pages where devices give sectors.
 
     Not where the file is in memory already, other ranks on this host want the rest, or the caller wants another way.
     """
-    if choice.strategy is Strategy.DIRECT:
+    is_local = not (facts.over_http or facts.remote)
+    may_map = choice.strategy is Strategy.MAPPED or (staged and options.strategy == "auto" and is_local)
+    if may_map and shared and options.gap_bytes == "auto" and not facts.in_memory:
+        return StripWay.SHARED
+    if choice.strategy in (Strategy.DIRECT, Strategy.GDS):
         return StripWay.SECTORS
     if choice.strategy is not Strategy.MAPPED:
         return StripWay.APART
-    if shared and options.gap_bytes == "auto" and not facts.in_memory:
-        return StripWay.SHARED
     return StripWay.APART if facts.in_memory or options.strategy != "auto" else StripWay.SECTORS
 
 

@@ -10,10 +10,17 @@ from slipstream.types import StorageFacts, Strategy, StrategyChoice, Target
 # O_DIRECT needs 8 to 16 in flight.
 # For ranges over HTTP it is where the search begins: with 85 to 90 MB/s for each, a cloud store fills 10 Gb/s with
 # 15 (Amazon S3 User Guide, "Performance guidelines"), and doubling finds the many that more takes within a second.
-_CONCURRENCY = {Strategy.MAPPED: 2, Strategy.DIRECT: 16, Strategy.BUFFERED: 16, Strategy.RANGED: 32}
+_CONCURRENCY = {
+    Strategy.MAPPED: 2,
+    Strategy.DIRECT: 16,
+    Strategy.BUFFERED: 16,
+    Strategy.RANGED: 32,
+    Strategy.GDS: 16,  # unmeasured
+}
 # Where only the huge pages make the kernel read ahead, by 2 MiB for each thread, more threads keep more in flight:
 # 5.6 GB and 16 GB at 2.6 GB/s took 2.5 and 9.4 s with 2 threads, 2.3 and 5.9 with 4, 2.1 and 5.5 with 16.
 _SMALL_READ_AHEAD_CONCURRENCY = 16
+_WORTHWHILE_GAIN = 1.1  # of GPUDirect Storage over the ring, whose ways are better known
 _GOOD_READ_AHEAD_BYTES = 1 << 20  # below it, mapped reading fell to half of the device's bandwidth
 # What Linux reads ahead of a mapping advised with MADV_HUGEPAGE. Where the device's own read-ahead is as
 # large, the advice is left out: on a virtual machine whose host takes free memory back, the first touch of
@@ -74,6 +81,8 @@ def _decide_for_device(facts: StorageFacts, size: int) -> tuple[Strategy, str]:
         return Strategy.BUFFERED, f"{facts.filesystem} is memory already: copied in parallel on its way to the device"
     if _is_cached(facts, size):
         return Strategy.BUFFERED, f"{_cached_share(facts, size)}: copied in parallel on its way to the device"
+    if facts.gds_gain is not None and facts.gds_gain >= _WORTHWHILE_GAIN:
+        return Strategy.GDS, f"GPUDirect Storage read it {facts.gds_gain:.1f} times as fast as the ring, in a probe"
     return (
         Strategy.DIRECT,
         f"{_cached_share(facts, size)}; only passes through the host, so the page cache is left alone",

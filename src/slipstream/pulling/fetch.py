@@ -95,7 +95,7 @@ def _receive(
     ]
     checkpoint = lay_out_ranges([file.file.blob for file in new], parts)
     limited = replace(options, memory_limit=limit)
-    stream = begin_stream(lambda sources: checkpoint, sources, "cpu", "numpy", None, None, limited, progress)
+    stream = begin_stream(lambda sources: checkpoint, sources, limited, progress, framework="numpy")
     with RangeStream(stream) as arriving:
         for position, data in arriving:
             number, start, _ = parts[position]

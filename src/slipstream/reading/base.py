@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol, TypeAlias, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from slipstream.reading.buffers import EndLease, Region
 from slipstream.reading.file import OpenFile
+from slipstream.reading.ring import Event, SlotMemory
 from slipstream.transport.transfer import Transfer
 from slipstream.types import ReadOp
 
@@ -56,4 +57,91 @@ class FileReader(BlobReader, Protocol):
     @property
     def file(self) -> OpenFile:
         """The open file."""
+        ...
+
+
+EndLanding: TypeAlias = Callable[[int, int, int], None]
+"""Takes how many leased bytes went, and the address and length of the mapping to end; see Ledger.end_lease."""
+
+
+class Landing(Protocol):
+    """The memory where the tensors of one op come to stand, for a load that passes through a ring."""
+
+    def copy(self, chunk: Region, start: int, end: int) -> Event:
+        """Begins to copy the bytes `[start, end)` of the blob from a slot; any thread, several at once.
+
+        Args:
+            chunk: the slot, as memory of the blob. What is in it may be moved about.
+            start: where the chunk begins: the op's start, or a whole number of its pieces behind it.
+            end: behind its last byte.
+
+        Returns:
+            When the slot may be used again.
+
+        Raises:
+            DeviceError: the device failed.
+        """
+        ...
+
+    def hand_out(self) -> Sequence[tuple[str, Any]]:
+        """The tensors, by name, once all copies were begun. For the caller's thread, once.
+
+        What that thread does with them comes after the copies: on the host because they are over, on a device because
+        its present stream has been told to wait for them.
+        """
+        ...
+
+
+class Copier(Protocol):
+    """Brings bytes from the slots of a ring to where tensors stand.
+
+    Attributes:
+        memory: where slots come from.
+    """
+
+    @property
+    def memory(self) -> SlotMemory: ...
+
+    def land(self, op: ReadOp, end_lease: EndLanding) -> Landing:
+        """Memory for an op's tensors.
+
+        Args:
+            op: planned with a ring.
+            end_lease: called once for each part of that memory when the last view of it died.
+
+        Raises:
+            DeviceError: the device has no memory left.
+            OSError: the host has none.
+        """
+        ...
+
+    def notes(self) -> Sequence[str]:
+        """What was refused, and what was done instead; one line each."""
+        ...
+
+
+@runtime_checkable
+class OpenLanding(Protocol):
+    """What a landing may offer besides: its memory, for who fills it without a slot."""
+
+    def wait_buffer(self) -> Any:
+        """The bytes of an op of one tensor that is not cast, as what has a __cuda_array_interface__.
+
+        Waits until nothing that was enqueued before still uses that memory.
+        """
+        ...
+
+
+@runtime_checkable
+class PlacingReader(Protocol):
+    """What a reader may be able to do besides: to put bytes where tensors stand, past the ring."""
+
+    def place(self, landing: Landing, op: ReadOp, start: int, end: int) -> int | None:
+        """Makes the bytes `[start, end)` of the blob stand there; returns how many requests that took.
+
+        None where it cannot: then they are read into a slot.
+
+        Raises:
+            ReadError: with uri, offset and length.
+        """
         ...

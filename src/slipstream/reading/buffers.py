@@ -86,7 +86,7 @@ def map_region(
         address = map_memory(length)
     else:
         address = map_file(descriptor, base, length, huge_pages=huge_pages, exact=exact)
-    view = _own_mapping(address, length, end_lease)
+    view = view_memory(address, length, end_lease)
     return Region(address, base, view, pages=True, maps_file=descriptor is not None)
 
 
@@ -100,14 +100,14 @@ def allocate_region(start: int, end: int, end_lease: EndLease) -> Region:
     length = end - start
     if length >= _HEAP_BYTES:
         address = map_memory(length)
-        return Region(address, start, _own_mapping(address, length, end_lease))
+        return Region(address, start, view_memory(address, length, end_lease))
     owner = (ctypes.c_ubyte * length)()
     weakref.finalize(owner, end_lease, 0, 0).atexit = False
     return Region(ctypes.addressof(owner), start, memoryview(owner).cast("B"))
 
 
-def _own_mapping(address: int, length: int, end_lease: EndLease) -> memoryview:
-    """A view of a mapping that ends it when the last view dies."""
+def view_memory(address: int, length: int, end_lease: EndLease) -> memoryview:
+    """A view of a mapping; `end_lease` is called once, in any thread, when the last view died."""
     owner = (ctypes.c_ubyte * length).from_address(address)
     weakref.finalize(owner, end_lease, address, length).atexit = False
     return memoryview(owner).cast("B")

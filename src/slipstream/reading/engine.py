@@ -1,8 +1,10 @@
-"""Runs the plan: opens readers, starts workers, and hands whole ops to the caller.
+"""Runs the plan: starts workers, and has them read until whole ops can be handed to the caller.
 
-Schedule  decides          (schedule.py)
-workers   read             (this file; one thread each, all equal, from one shared schedule)
-readers   know the storage (mapped.py, direct.py, buffered.py, ranged.py)
+Schedule   decides            (schedule.py)
+workers    read               (this file; one thread each, all equal, from one shared schedule)
+readers    know the storage   (readers.py opens and closes them; mapped.py, direct.py, buffered.py, gds.py, ranged.py)
+Gatherer   reads strips       (gather.py)
+the ring   is passed through  (staged.py), where tensors do not stand in the memory that is read into
 """
 
 from __future__ import annotations
@@ -10,23 +12,22 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from slipstream.errors import ReadError, SlipstreamError
 from slipstream.options import Options
-from slipstream.reading.base import BlobReader, NoteFallback
-from slipstream.reading.buffered import BufferedReader
+from slipstream.reading.base import BlobReader, Copier
 from slipstream.reading.buffers import Region, allocate_region
-from slipstream.reading.direct import DirectReader
-from slipstream.reading.mapped import MappedReader
+from slipstream.reading.in_flight import OpInFlight, Read
 from slipstream.reading.memory import populate_memory
-from slipstream.reading.schedule import OpInFlight, Read, Schedule
-from slipstream.sources.base import RemoteSource
+from slipstream.reading.readers import Readers, warn
+from slipstream.reading.ring import RingStatistics
+from slipstream.reading.schedule import Schedule
+from slipstream.reading.staged import StagedReads
 from slipstream.sources.registry import Sources
 from slipstream.transport.transfer import TransferStopped
-from slipstream.types import Blob, ReadOp, ReadPlan, Strategy, StrategyChoice, StripWay
+from slipstream.types import ReadOp, ReadPlan, Strategy
 
 if TYPE_CHECKING:
     from slipstream.reading.gather import Gatherer
@@ -44,33 +45,41 @@ _POPULATED_AT_ONCE = 8 << 20
 class Engine:
     """One load's workers and open files. Made running; `close` ends it; at most one caller's thread."""
 
-    def __init__(self, plan: ReadPlan, options: Options, sources: Sources, *, populate: bool = False) -> None:
+    def __init__(
+        self,
+        plan: ReadPlan,
+        options: Options,
+        sources: Sources,
+        *,
+        populate: bool = False,
+        copier: Copier | None = None,
+    ) -> None:
         """Takes the sources over, and closes them in the end.
 
         Args:
             populate: whether memory is made ready ahead of the reads; see `_populate`.
+            copier: what lands the tensors of a plan with a ring.
         """
         self._plan = plan
         self._sources = sources
         hedge = options.hedge and sources.network_used
         self.schedule = Schedule(plan, options.memory_wait_s, hedge=hedge, count_held=options.count_held)
+        self._staged: StagedReads | None = None
+        if plan.staging is not None:
+            assert copier is not None, "a plan with a ring wants a copier"
+            self._staged = StagedReads(plan.staging, copier, self.schedule.ledger.end_lease)
+        self._readers = Readers(plan, sources)
+        self._gatherer = _make_gatherer(plan)
         self._maps_too_many = len(plan.ops) > _MOST_MAPPINGS
-        self._lock = threading.Lock()  # guards the fields below; never held during I/O or with another lock
-        self._readers: dict[tuple[int, Strategy], BlobReader] = {}
-        self._fallbacks: list[str] = []
         self._workers: list[threading.Thread] = []
+        self._lock = threading.Lock()  # guards the field below; never held during I/O or with another lock
         self._running = 0
         self._growing = threading.Lock()  # guards the start of further workers, and `_closing`
         self._closing = False
-        self._opening = [threading.Lock() for _ in plan.checkpoint.blobs]
-        self._unread_bytes = [0] * len(plan.checkpoint.blobs)
-        for op in plan.ops:
-            self._unread_bytes[op.blob] += op.nbytes
         self._most_workers = sum(-(-op.nbytes // self._chunk_bytes(op)) + 1 for op in plan.ops)
-        self._gatherer = _make_gatherer(plan)
         self._populator: threading.Thread | None = None
         try:
-            if populate and plan.memory_limit is None and self._has_ranged:
+            if populate and plan.memory_limit is None and plan.staging is None and self._has_ranged:
                 self._start_populator()
             self._start_workers(plan.concurrency)
         except BaseException:  # also a KeyboardInterrupt, while a thread was starting
@@ -96,7 +105,7 @@ class Engine:
             if not self._workers:
                 text = f"no thread can be started ({error}): raise the limit on processes (ulimit -u), or on memory"
                 raise SlipstreamError(text) from error
-            _warn(f"no more than {number} reads in flight: {error}")
+            warn(f"no more than {number} reads in flight: {error}")
             return False
         self._workers.append(worker)
         return True
@@ -110,7 +119,11 @@ class Engine:
     @property
     def fallbacks(self) -> tuple[str, ...]:
         """What was refused by the kernel or a file system, and what was done instead."""
-        return tuple(self._fallbacks)
+        return (*self._readers.fallbacks, *(self._staged.notes() if self._staged else ()))
+
+    def ring_statistics(self) -> RingStatistics | None:
+        """The figures of the ring, where there is one."""
+        return self._staged.statistics() if self._staged else None
 
     @property
     def peak_bytes(self) -> int:
@@ -125,6 +138,8 @@ class Engine:
         stream, and in a signal handler that interrupted the schedule. The workers end all the same.
         """
         self.schedule.stop()
+        if self._staged is not None:
+            self._staged.stop()
         if self._gatherer is not None:
             self._gatherer.close()
         threads = [*self._workers, *([self._populator] if self._populator else [])]
@@ -136,8 +151,10 @@ class Engine:
         for worker in threads:
             worker.join(max(deadline - time.monotonic(), 0.0))
             if worker.is_alive():
-                _warn(f"a read is stuck in the kernel; its thread {worker.name} ends when the read does")
+                warn(f"a read is stuck in the kernel; its thread {worker.name} ends when the read does")
         self._workers = [worker for worker in self._workers if worker.is_alive()]
+        if self._staged and not self._workers:
+            self._staged.end()
         self._sources.close()
 
     def _work(self) -> None:
@@ -150,6 +167,10 @@ class Engine:
                 except BaseException as error:
                     _clear_frames(error)  # an error must not keep regions alive
                     self.schedule.fail(read, error)
+                finally:
+                    last = self.schedule.leave_chunk(read)
+                    if self._staged:
+                        self._staged.leave(read, last=last)
                 del read  # waiting must not keep a region alive
         finally:
             self._leave()
@@ -166,7 +187,9 @@ class Engine:
             return
         for other in self.schedule.find_others(read):
             other.transfer.stop()
-        self._count_down(read.target.op.blob, read.end - read.chunk_start)
+        if self._staged:
+            self._staged.copy(read)
+        self._readers.count_down(read.target.op.blob, read.end - read.chunk_start)
         self.schedule.finish_read(read, requests)
 
     def _populate(self) -> None:
@@ -203,41 +226,35 @@ class Engine:
                         self._start_workers(wanted)
 
     def _read(self, read: Read) -> int:
-        """Reads one chunk, in the region that the first chunk of its op makes; returns the requests made."""
+        """Reads one chunk, into a slot or the region of its op; returns the requests made."""
         target = read.target
+        if self._staged:
+            if target.op.nbytes:
+                reader = self._readers.find(target.op)
+                return self._staged.read(read, reader, partial(self._read_into, read, reader))
+            self._staged.land(target)
+            return 0
         if not target.op.nbytes:
             target.region = allocate_region(target.op.start, target.op.end, lambda address, length: None)
             return 0
         region = self._make_region(target)
-        reader = self._reader(target.op)
-        if self._gatherer is not None and target.op.gather is not None:
-            note = partial(self._note_fallback, target.op.blob)
-            return self._gatherer.read(reader, target.op, region, read.start, read.end, read.transfer, note)
-        return reader.read(region, read.start, read.end, read.transfer)
+        return self._read_into(read, self._readers.find(target.op), region)
+
+    def _read_into(self, read: Read, reader: BlobReader, region: Region) -> int:
+        """Makes the chunk stand in a region, be it the op's own or a slot; gathered, where it lies in strips."""
+        op = read.target.op
+        if self._gatherer is None or op.gather is None:
+            return reader.read(region, read.start, read.end, read.transfer)
+        note = partial(self._readers.note_fallback, op.blob)
+        return self._gatherer.read(reader, op, region, read.start, read.end, read.transfer, note)
 
     def _make_region(self, target: OpInFlight) -> Region:
         """The op's memory, made by whoever needs it first."""
-        reader = self._reader(target.op)
+        reader = self._readers.find(target.op)
         with target.making:
             if target.region is None:
                 target.region = self._map(target.op, reader)
             return target.region
-
-    def _count_down(self, blob: int, length: int) -> None:
-        """Whoever reads a blob's last byte closes it, having made sure that it was one blob all along."""
-        if not length:
-            return
-        with self._lock:
-            self._unread_bytes[blob] -= length
-            if self._unread_bytes[blob]:
-                return
-            readers = [self._readers.pop(key) for key in list(self._readers) if key[0] == blob]
-        try:
-            for reader in readers:
-                reader.check_unchanged()
-        finally:
-            for reader in readers:
-                reader.close()
 
     def _map(self, op: ReadOp, reader: BlobReader) -> Region:
         end_lease = partial(self.schedule.ledger.end_lease, op.nbytes)
@@ -255,56 +272,15 @@ class Engine:
                 length=op.nbytes,
             ) from error
 
-    def _reader(self, op: ReadOp) -> BlobReader:
-        """The reader of the op's blob, opened by the first worker that needs it. What is mapped cannot be gathered."""
-        blob, choice = op.blob, self._plan.choices[op.blob]
-        assert choice is not None, "an op of a blob that was not planned"
-        if op.gather is not None and choice.strategy is Strategy.MAPPED:
-            strategy = Strategy.DIRECT if op.gather.way is StripWay.SECTORS else Strategy.BUFFERED
-            choice = replace(choice, strategy=strategy)
-        with self._opening[blob]:
-            reader = self._readers.get((blob, choice.strategy))
-            if reader is None:
-                note = partial(self._note_fallback, blob)
-                reader = self._open_reader(self._plan.checkpoint.blobs[blob], choice, note)
-                with self._lock:
-                    self._readers[blob, choice.strategy] = reader
-            return reader
-
-    def _open_reader(self, blob: Blob, choice: StrategyChoice, note_fallback: NoteFallback) -> BlobReader:
-        match choice.strategy:
-            case Strategy.MAPPED:
-                return MappedReader(blob, note_fallback, huge_pages=choice.huge_pages, exact=choice.exact)
-            case Strategy.DIRECT:
-                return DirectReader(blob, note_fallback, exact=choice.exact)
-            case Strategy.BUFFERED:
-                return BufferedReader(blob, exact=choice.exact, huge_pages=choice.huge_pages)
-            case Strategy.RANGED:
-                from slipstream.reading.ranged import RangedReader  # here, because local loads need nothing of it
-
-                source = self._sources.find(blob.uri)
-                assert isinstance(source, RemoteSource), "a blob behind HTTP has a source that grants access"
-                return RangedReader(blob, source, self._sources.client, note_fallback)
-
-    def _note_fallback(self, blob: int, text: str) -> None:
-        line = f"{self._plan.checkpoint.blobs[blob].uri}: {text}"
-        with self._lock:
-            if line in self._fallbacks:
-                return
-            self._fallbacks.append(line)
-        _warn(line)
-
     def _leave(self) -> None:
         """The last worker to leave closes the files and the connections."""
         with self._lock:
             self._running -= 1
-            readers = list(self._readers.values()) if self._running == 0 else []
             over = self._running == 0
-            if over:
-                self._readers.clear()
-        for reader in readers:
-            reader.close()
         if over:
+            self._readers.close()
+            if self._staged:
+                self._staged.end()
             self._sources.close()
 
     @property
@@ -330,17 +306,7 @@ def _make_gatherer(plan: ReadPlan) -> Gatherer | None:
     return Gatherer(plan)
 
 
-def _warn(text: str) -> None:
-    """Logs a warning as "slipstream": silent unless the application configures logging."""
-    import logging  # here and not above, because few loads need it, and it costs a tenth of `import slipstream`
-
-    logger = logging.getLogger("slipstream")
-    if not logger.handlers:
-        logger.addHandler(logging.NullHandler())
-    logger.warning("%s", text)
-
-
 def _clear_frames(error: BaseException) -> None:
-    import traceback  # as in _warn
+    import traceback  # here, because few loads need it
 
     traceback.clear_frames(error.__traceback__)

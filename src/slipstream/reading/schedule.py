@@ -16,16 +16,17 @@ from __future__ import annotations
 
 import gc
 from collections import deque
-from threading import Condition, Lock, RLock, get_ident
+from threading import Condition, RLock, get_ident
 from time import monotonic
 
 from slipstream.errors import MemoryLimitError
-from slipstream.reading.buffers import Ledger, Region
+from slipstream.planning.limits import word_limit
+from slipstream.reading.buffers import Ledger
+from slipstream.reading.in_flight import OpInFlight, Read
 from slipstream.reading.processors import idle_share_s
 from slipstream.reading.stragglers import Peers
 from slipstream.reading.tuning import ConcurrencyTuner
-from slipstream.transport.transfer import Transfer
-from slipstream.types import ReadOp, ReadPlan, Strategy
+from slipstream.types import ReadPlan, Strategy
 
 # How often an idle worker looks for a straggler, and how many do so when nothing else is left to read.
 _LOOK_S = 0.05
@@ -33,69 +34,6 @@ _MOST_LINGERING = 4
 # Second requests beyond the first few: one in twenty, so that a slow store is not asked for twice as much.
 _FREE_HEDGES = 4
 _READS_PER_HEDGE = 20
-
-
-class OpInFlight:
-    """A ReadOp between its lease and its delivery.
-
-    Attributes:
-        op: what is read.
-        region: its memory, made by the first worker that reads into it, under `making`.
-    """
-
-    __slots__ = ("making", "next_start", "op", "outstanding", "region")
-
-    def __init__(self, op: ReadOp) -> None:
-        self.op = op
-        self.region: Region | None = None
-        self.making = Lock()
-        self.next_start = op.start
-        self.outstanding = 0
-
-
-class Read:
-    """What one worker reads: a chunk `[start, end)` of the op's blob, or the rest of one that is being read already.
-
-    Attributes:
-        target: the op.
-        start: where this read begins.
-        end: behind its last byte.
-        chunk_start: where the chunk begins: `start`, unless it is the rest of one.
-        transfer: how far it is, and what stops it.
-        kept_bytes: how much of what it has read is of use though its rival wins: what the rival did not ask for.
-        rival: the other read of the same chunk, if there is one.
-        displaced: those that have made room for another and may not have stopped yet; one list for all of a chunk.
-        weight: bytes asked of the storage for each byte that is wanted: more than 1 where others are read along.
-        won: whether it was the first of its chunk to end. From then on nobody may begin to write there.
-        lost: whether the other one was.
-    """
-
-    __slots__ = (
-        "chunk_start",
-        "displaced",
-        "end",
-        "kept_bytes",
-        "lost",
-        "rival",
-        "start",
-        "target",
-        "transfer",
-        "weight",
-        "won",
-    )
-
-    def __init__(self, target: OpInFlight, start: int, end: int, chunk_start: int) -> None:
-        self.target = target
-        self.start = start
-        self.end = end
-        self.chunk_start = chunk_start
-        self.transfer = Transfer()
-        self.weight = target.op.source_bytes / target.op.nbytes if target.op.gather is not None else 1.0
-        self.kept_bytes = 0
-        self.rival: Read | None = None
-        self.displaced: list[Read] = []
-        self.won = False
-        self.lost = False
 
 
 class Schedule:
@@ -108,8 +46,7 @@ class Schedule:
         lock = RLock()
         self._memory = Condition(lock)  # workers wait here for a lease, or for a straggler
         self._whole_or_over = Condition(lock)  # the caller waits here
-        limit = None if plan.memory_limit is None else plan.memory_limit - plan.scratch_bytes
-        self.ledger = Ledger(self._memory, limit, count_held=count_held)
+        self.ledger = Ledger(self._memory, plan.memory_limit, count_held=count_held)
         tunes = plan.most_concurrency > plan.concurrency
         self._tuner = (
             ConcurrencyTuner(plan.concurrency, plan.most_concurrency, monotonic(), idle_share_s) if tunes else None
@@ -127,6 +64,8 @@ class Schedule:
         self._stopped = False
         self._waiting_thread: int | None = None
         self._stuck_since: float | None = None  # the caller holds all memory, and nothing can move
+        self._most_ahead_bytes = plan.staging.most_ahead_bytes if plan.staging else None
+        self._ahead_bytes = 0  # leased, and not yet handed out
         self.allowed = plan.concurrency
         self.bytes_read = 0
         self._source_bytes_read = 0
@@ -181,6 +120,12 @@ class Schedule:
             self._forget(read)
             self._memory.notify()
 
+    def leave_chunk(self, read: Read) -> bool:
+        """Notes that a worker is through with a read, however it ended; whether nobody else reads its chunk."""
+        with self._memory:
+            read.chunk.reads -= 1
+            return read.chunk.reads == 0
+
     def finish_read(self, read: Read, requests: int) -> None:
         """Notes that a chunk stands in memory, and nobody writes to it any more."""
         with self._whole_or_over:
@@ -220,7 +165,7 @@ class Schedule:
         with self._whole_or_over:
             rival = read.rival
             self._forget(read)
-            if read.lost or rival is not None:
+            if read.lost or (rival is not None and not read.won):
                 return
             if self._error is None:
                 self._error = error
@@ -249,6 +194,7 @@ class Schedule:
                         self._undelivered -= 1
                         self._stuck_since = None
                         target = self._whole.popleft()
+                        self._count_ahead(-target.op.lease_bytes)
                         self.ledger.hand_over(target.op.lease_bytes)
                         return target
                     now = monotonic()
@@ -281,10 +227,23 @@ class Schedule:
 
     def _lease_next(self) -> bool:
         """Makes the next pending op the current one, if the ledger has memory for it."""
-        if not self.ledger.try_lease(self._pending[0].op.lease_bytes):
+        length = self._pending[0].op.lease_bytes
+        if self._is_too_far_ahead(length) or not self.ledger.try_lease(length):
             return False
         self._current = self._pending.popleft()
+        self._count_ahead(length)
         return True
+
+    def _is_too_far_ahead(self, length: int) -> bool:
+        """Whether so much was read and not yet handed out that the next op has to wait for the caller."""
+        most = self._most_ahead_bytes
+        return most is not None and self._ahead_bytes > 0 and self._ahead_bytes + length > most
+
+    def _count_ahead(self, length: int) -> None:
+        if self._most_ahead_bytes is not None:
+            self._ahead_bytes += length
+            if length < 0:
+                self._memory.notify_all()
 
     def _cut_chunk(self) -> Read:
         """Takes the current op's next chunk; chunks end at multiples of the chunk size in the blob."""
@@ -353,6 +312,8 @@ class Schedule:
         rival = Read(straggler.target, min(start, straggler.end - 1), straggler.end, straggler.chunk_start)
         rival.rival, straggler.rival = straggler, rival
         rival.displaced = straggler.displaced
+        rival.chunk = straggler.chunk
+        rival.chunk.reads += 1
         straggler.kept_bytes = rival.start - straggler.start
         self.hedged += 1
         return rival
@@ -402,10 +363,10 @@ class Schedule:
             raise self._stuck_error()
 
     def _stuck_error(self) -> MemoryLimitError:
-        op, limit = self._pending[0].op, self._plan.memory_limit
+        op = self._pending[0].op
         blob = self._plan.checkpoint.blobs[op.blob]
         return MemoryLimitError(
-            f"the tensors still held take {self.ledger.leased_bytes:,} bytes of memory_limit={limit:,}, so the next "
+            f"the tensors still held take {self.ledger.leased_bytes:,} bytes of {word_limit(self._plan)}, so the next "
             f"{op.nbytes:,} bytes (from {op.tensors[0].name} on) cannot be read. Drop tensors before asking for the "
             "next one (a loop's variable holds the last one: `del tensor` at the end of its body), raise the limit, "
             "or leave tensors out with names=",

@@ -1,6 +1,7 @@
 """What slipstream's own tests and a plugin author's tests share.
 
     checkpoints     a plain safetensors writer for any dtype, with nothing of slipstream's reader in it
+    late_copies     a copier whose copies come late and out of order, for the ring that tensors pass through
     layouts         the tensor names, shapes and dtypes of known models
     source_contract what every source must do, for a new one's tests to inherit
     files_contract  the part of it about files that are no checkpoints

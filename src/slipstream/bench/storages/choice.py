@@ -84,6 +84,7 @@ KINDS: Mapping[str, MakeStorage] = {
     "seaweedfs": _seaweedfs,
     "range-server": _range_server(CLOUD),
     "disk": lambda name, ground: DirectoryStorage(name),
+    "tmpfs": lambda name, ground: DirectoryStorage(name, Path("/dev/shm")),
     "http": _range_server(NO_LIMITS),
     "https": _range_server(NO_LIMITS, tls=True),
     "http-limited": _range_server(CONNECTION_LIMIT),

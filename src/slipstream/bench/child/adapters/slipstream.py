@@ -29,6 +29,9 @@ def load(job: Job) -> Tensors:
     job.notes["fallbacks"] = list(stats.fallbacks)
     job.notes["reads"] = stats.reads
     job.notes["peak_buffer_bytes"] = stats.peak_buffer_bytes
+    if stats.ring_bytes:
+        for name in ("ring_bytes", "copies", "warm_up_seconds", "ring_seconds", "ring_wait_seconds"):
+            job.notes[name] = getattr(stats, name)
     if any("://" in uri for uri in job.uris):
         for name in ("requests", "retries", "hedged", "connections", "peak_concurrency", "discarded_bytes"):
             job.notes[name] = getattr(stats, name)
