@@ -536,7 +536,8 @@ class LoadStats:
         cpu_seconds: CPU time of this whole process in that span, the caller's own work included.
         reads: requests made of the operating system for tensor bytes.
         fallbacks: what a kernel or file system refused, and what was done instead; one line each.
-        peak_buffer_bytes: the most memory that was leased at once, in flight and held by the caller.
+        peak_buffer_bytes: the most memory that was leased at once, in flight and held by the caller, with what is read
+            along with columns; without the ring.
         files: one entry per blob read.
         requests: HTTP requests sent, for headers too, also those that failed; the rest is 0 for local files too.
         retries: requests made again because one failed.

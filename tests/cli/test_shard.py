@@ -83,3 +83,12 @@ def test_hostile_names(hostile: Path) -> None:
     done = run("plan", hostile, "--shard", "0/2:nothing=0")
     assert done.returncode == 2
     assert_harmless(done.stderr)
+
+
+def test_plan_of_ranks_that_cast(tiny: Path) -> None:
+    """With --dtype the table has what each rank's tensors take once they are cast, beside what it reads of storage."""
+    done = run("plan", tiny, "--shard", "1/2:llama,head_dim=64", "--dtype", "float32", "--device", "cuda:0")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"^1 \(this\) +39 +8\.0\d MB", done.stdout, re.MULTILINE)
+    assert "cast to F32" in done.stdout
+    assert re.search(r"columns +\d+ tensors", done.stdout)

@@ -174,3 +174,17 @@ def test_bfloat16_is_ml_dtypes_own(tmp_path: Path) -> None:
     array = slipstream.load(tmp_path, framework="jax")["x"]
     assert array.dtype == ml_dtypes.bfloat16
     assert (jax.numpy.asarray(array) * 2).tolist() == [2.0, 4.0]
+
+
+def test_cast_and_divided_on_the_way(tmp_path: Path) -> None:
+    """dtype= and shard= through a ring: a rank's columns, cast, as arrays where the caller wants them."""
+    values = numpy.random.default_rng(4).standard_normal((100, 64), numpy.float32)
+    write_safetensors(tmp_path / "a.safetensors", {"x": ("F32", (100, 64), values.tobytes())})
+    device = jax.devices("cpu")[2]
+    how = Options(chunk_bytes=4096, ring_bytes=1 << 16)
+    found: Any = slipstream.load(
+        tmp_path, framework="jax", device=device, dtype="bfloat16", shard=Shard(1, 2, {"x": 1}), options=how
+    )
+    assert found["x"].devices() == {device}
+    assert found["x"].dtype == ml_dtypes.bfloat16
+    assert as_bytes(found["x"]) == values[:, 32:].astype(ml_dtypes.bfloat16).tobytes()

@@ -29,13 +29,15 @@ def gather(
     *,
     span_bytes: int = 8 * MIB,
     shared: bool = False,
+    staged: bool = False,
 ) -> Gather:
     options = options or Options()
-    return plan_gather(strips, facts, choice_for(facts, options), options, span_bytes=span_bytes, shared=shared)
+    choice = choice_for(facts, options, Target.DEVICE if staged else Target.HOST)
+    return plan_gather(strips, facts, choice, options, span_bytes=span_bytes, shared=shared, staged=staged)
 
 
-def choice_for(facts: StorageFacts, options: Options) -> StrategyChoice:
-    return choose_strategy(facts, 1 << 30, options, Target.HOST)
+def choice_for(facts: StorageFacts, options: Options, target: Target) -> StrategyChoice:
+    return choose_strategy(facts, 1 << 30, options, target)
 
 
 def columns(rows: int, strip: int, row_bytes: int) -> Strips:
@@ -174,3 +176,15 @@ def test_neighbours_on_the_host_share_the_page_cache() -> None:
         assert gather(strips, facts, shared=True) == gather(strips, facts)
     for options in (Options(strategy="direct"), Options(strategy="buffered"), Options(gap_bytes=0)):
         assert gather(strips, DISK, options, shared=True) == gather(strips, DISK, options)
+
+
+def test_through_a_ring_strips_are_read_as_well_as_past_it() -> None:
+    """A ring keeps files from being mapped, not from being shared by the ranks of a host, nor read in sectors."""
+    strips = columns(4096, 7168, 28_672)
+    assert gather(strips, DISK, staged=True).way is StripWay.SECTORS
+    assert gather(strips, DISK, Options(strategy="gds"), staged=True).way is StripWay.SECTORS
+    assert gather(strips, DISK, shared=True, staged=True).way is StripWay.SHARED
+    for facts in (MEMORY, NFS, STORE):
+        assert gather(strips, facts, shared=True, staged=True).way is StripWay.APART
+    for options in (Options(strategy="direct"), Options(strategy="buffered"), Options(gap_bytes=0)):
+        assert gather(strips, DISK, options, shared=True, staged=True).way is not StripWay.SHARED

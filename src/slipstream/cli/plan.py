@@ -113,8 +113,7 @@ def _facts(read_plan: ReadPlan) -> Iterable[tuple[str, str]]:
         staging = read_plan.staging
         yield "ring", f"up to {staging.slots:,} slots, {format_bytes(staging.ring_bytes)}: {staging.reason}"
         if staging.cast is not None:
-            landed = sum(op.landing_bytes or 0 for op in read_plan.ops)
-            yield "tensors take", f"{format_bytes(landed)}, cast to {staging.cast}"
+            yield "tensors take", f"{format_bytes(read_plan.landing_bytes)}, cast to {staging.cast}"
 
 
 def _skipped_tensors(read_plan: ReadPlan) -> list[TensorInfo]:

@@ -127,8 +127,9 @@ class Engine:
 
     @property
     def peak_bytes(self) -> int:
-        """The most memory that was leased at once, and what bytes passed through."""
-        passing = 0 if self._gatherer is None else self._gatherer.peak_bytes
+        """The most memory that was leased at once, and on the host what is read along with columns passed through."""
+        on_host = self._plan.limited_by == "memory_limit"
+        passing = self._gatherer.peak_bytes if self._gatherer is not None and on_host else 0
         return self.schedule.ledger.peak_bytes + passing
 
     def close(self) -> None:
