@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING
 
 from slipstream.delivery.base import choose_framework
@@ -20,27 +20,17 @@ from slipstream.delivery.device import find_target
 from slipstream.delivery.opening import begin_opening
 from slipstream.describe import describe_checkpoint
 from slipstream.errors import MemoryLimitError
-from slipstream.options import Options, read_local_world_size
-from slipstream.planning.build import plan_reads
+from slipstream.options import Options
 from slipstream.planning.limits import word_limit
-from slipstream.planning.select import Names, select_tensors
-from slipstream.planning.shard import Shard, ShardedTensors, shard_tensors
+from slipstream.planning.select import Names
+from slipstream.planning.shard import Shard
 from slipstream.progress import find_report
 from slipstream.ranges import RangeStream, describe_ranges
 from slipstream.sources.locate import Uri, locate_checkpoint
 from slipstream.sources.registry import Sources, StorageOptionsGiven
+from slipstream.survey import plan_shards
 from slipstream.tensor_stream import TensorStream
-from slipstream.types import (
-    Blob,
-    ByteRange,
-    Checkpoint,
-    Dtype,
-    LoadStats,
-    Progress,
-    ReadPlan,
-    StorageFacts,
-    Target,
-)
+from slipstream.types import ByteRange, Checkpoint, LoadStats, Progress, ReadPlan, Target
 
 if TYPE_CHECKING:
     import torch
@@ -263,7 +253,7 @@ def plan(
     target = find_target(device)
     with Sources(storage_options, options) as sources:
         checkpoint = _describe(uri, sources)
-        return _plan(checkpoint, target, names, [shard], options or Options(), sources, cast=find_dtype(dtype))[0]
+        return plan_shards(checkpoint, target, names, [shard], options or Options(), sources, cast=find_dtype(dtype))[0]
 
 
 def plan_ranks(
@@ -292,55 +282,11 @@ def plan_ranks(
     shards = [replace(shard, rank=rank) for rank in range(shard.world_size)]
     with Sources(storage_options, options) as sources:
         checkpoint = _describe(uri, sources)
-        return tuple(_plan(checkpoint, target, names, shards, options or Options(), sources, cast=cast))
+        return tuple(plan_shards(checkpoint, target, names, shards, options or Options(), sources, cast=cast))
 
 
 def _describe(uri: Uri | Sequence[Uri], sources: Sources) -> Checkpoint:
     return describe_checkpoint(locate_checkpoint(uri, sources), sources)
-
-
-def _plan(
-    checkpoint: Checkpoint,
-    target: Target,
-    names: Names | None,
-    shards: Sequence[Shard | None],
-    options: Options,
-    sources: Sources,
-    *,
-    cast: Dtype | None = None,
-    keeps: bool = False,
-    aligned: bool = False,
-    see_storage: Callable[[StorageFacts, Blob], StorageFacts] = lambda facts, blob: facts,
-) -> list[ReadPlan]:
-    """A plan for each shard."""
-    selected = select_tensors(checkpoint, names)
-
-    @cache
-    def see_facts(blob: int) -> StorageFacts:
-        found = checkpoint.blobs[blob]
-        return see_storage(sources.find(found.uri).see_facts(found), found)
-
-    plans: list[ReadPlan] = []
-    for shard in shards:
-        whole = ShardedTensors(selected, None)
-        tensors, strips = whole if shard is None else shard_tensors(checkpoint, selected, shard)
-        used = {tensor.blob for tensor in tensors}
-        facts = [see_facts(number) if number in used else None for number in range(len(checkpoint.blobs))]
-        plans.append(
-            plan_reads(
-                checkpoint,
-                tensors,
-                facts,
-                options,
-                target,
-                cast=cast,
-                keeps=keeps,
-                strips=strips,
-                shared=shard is not None and (shard.ranks_per_host or read_local_world_size()) > 1,
-                aligned=aligned,
-            )
-        )
-    return plans
 
 
 def begin_stream(
@@ -369,7 +315,7 @@ def begin_stream(
         target = Target.HOST if for_jax else find_target(device)
         report = find_report(progress)
         opening = begin_opening(target, device, delivered_as, options)
-        (reads,) = _plan(
+        (reads,) = plan_shards(
             describe(sources),
             target,
             names,

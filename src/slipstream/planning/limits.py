@@ -69,8 +69,10 @@ def _word_limit(limit: int, scratch_bytes: int, staging: StagingPlan | None) -> 
     if staging is not None and staging.limited_by == "device_memory_limit":
         return f"device_memory_limit={limit:,}"
     passing = _passing(scratch_bytes, staging)
-    less = " and ".join(f"{nbytes:,} for {what}" for nbytes, what in passing)
-    return f"memory_limit={limit + sum(nbytes for nbytes, _ in passing):,}{', less ' * bool(less)}{less}"
+    whole = f"memory_limit={limit + sum(nbytes for nbytes, _ in passing):,}"
+    if not passing:
+        return whole
+    return f"{whole}, less {' and '.join(f'{nbytes:,} for {what}' for nbytes, what in passing)}"
 
 
 def _passing(scratch_bytes: int, staging: StagingPlan | None) -> list[tuple[int, str]]:
