@@ -19,7 +19,8 @@ def print_ranks(console: Console, plans: Sequence[ReadPlan], rank: int) -> None:
     table = make_table("rank", "tensors", "in memory", "of storage", "of the checkpoint", right=["tensors", *_FIGURES])
     for number, plan in islice(enumerate(plans), _MOST_RANKS):
         mark = " (this)" if number == rank else ""
-        add_row(table, f"{number}{mark}", f"{plan.tensor_count:,}", *_figures(plan.landing_bytes, plan.source_bytes, plan))
+        figures = _figures(plan.landing_bytes, plan.source_bytes, plan)
+        add_row(table, f"{number}{mark}", f"{plan.tensor_count:,}", *figures)
     if len(plans) > _MOST_RANKS:
         add_row(table, f"and {len(plans) - _MOST_RANKS:,} more; --json lists all")
     held, read = (sum(plan.landing_bytes for plan in plans), sum(plan.source_bytes for plan in plans))
