@@ -169,11 +169,14 @@ def test_own_threads_of_pytorch_stay_out(tmp_path: Path) -> None:
     """Casting in slipstream's threads starts none of PyTorch's: these are as many as processors, for each of them."""
     write_safetensors(tmp_path / "a.safetensors", {"a": (Dtype.F32, (1_000_000,), make_bytes(4_000_000, seed=1))})
     program = (
-        "import os, sys, torch, slipstream\n"
+        "import os, sys, time, torch, slipstream\n"
         "torch.set_num_threads(8)\n"
         "before = len(os.listdir('/proc/self/task'))\n"
         "slipstream.load(sys.argv[1], dtype='bfloat16')\n"
-        "print(len(os.listdir('/proc/self/task')) - before)\n"
+        "deadline = time.monotonic() + 10\n"
+        "while (more := len(os.listdir('/proc/self/task')) - before) and time.monotonic() < deadline:\n"
+        "    time.sleep(0.01)\n"  # a thread that was joined is listed a moment longer
+        "print(more)\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-c", program, str(tmp_path)]
