@@ -98,6 +98,8 @@ class Options:
         bandwidth_limit: bytes per second over all connections; None is no limit.
         populate: whether a thread gives memory its pages ahead of what is received into it. "auto" does so where every
             tensor is kept, as by `load`: then the memory is needed anyway. It is not done under a `memory_limit`.
+        share_across: with `distributed=`, who shares the reading: all ranks of the "world", so that each byte is read
+            once in all; or those of a "node", so that each is read once per host and crosses no network between hosts.
 
     Raises:
         UsageError: a value that cannot work, or an unknown `SLIPSTREAM_` variable in the environment.
@@ -125,6 +127,8 @@ class Options:
     hedge: bool = field(default_factory=_setting("hedge", _parse_switch, True))
     bandwidth_limit: int | None = field(default_factory=_setting("bandwidth_limit", _parse_limit, None))
     populate: bool | Literal["auto"] = field(default_factory=_setting("populate", _parse_populate, "auto"))
+    # Storage is the scarcer resource where ranks share anything at all; unmeasured between hosts.
+    share_across: Literal["world", "node"] = field(default_factory=_setting("share_across", str.strip, "world"))
 
     def __post_init__(self) -> None:
         _refuse_unknown_variables()
@@ -158,6 +162,8 @@ class Options:
             raise UsageError(f"hedge is {self.hedge!r}; it is True or False")
         if self.populate != "auto" and not isinstance(self.populate, bool):
             raise UsageError(f'populate is {self.populate!r}; it is True, False or "auto"')
+        if self.share_across not in ("world", "node"):
+            raise UsageError(f'share_across is {self.share_across!r}; it is "world" or "node"')
         limit = self.bandwidth_limit
         if limit is not None and not (_is_int(limit) and limit >= 1024):
             raise UsageError(f"bandwidth_limit is {limit!r}; it is bytes per second, at least 1,024, or None")

@@ -2,6 +2,7 @@
 
     locate  ->  describe  ->  plan  ->  read  ->  deliver
 
+Where ranks share a load, the first of them does the first two for all, and `ranks` stands between read and deliver.
 This is the only place that wires the stages together.
 """
 
@@ -9,7 +10,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
 from slipstream.delivery.base import choose_framework
 from slipstream.delivery.device import find_target, require_host
@@ -19,16 +21,21 @@ from slipstream.options import Options
 from slipstream.planning.build import plan_reads
 from slipstream.planning.select import Names, select_tensors
 from slipstream.progress import find_report
-from slipstream.sources.locate import Uri, locate_checkpoint
+from slipstream.sources.locate import Uri, list_uris, locate_checkpoint
 from slipstream.sources.registry import Sources, StorageOptionsGiven
 from slipstream.tensor_stream import TensorStream
 from slipstream.types import Checkpoint, LoadStats, Progress, ReadPlan
 
 if TYPE_CHECKING:
     import torch
+    import torch.distributed
 
     from slipstream.delivery.base import FrameworkName, Tensor
     from slipstream.delivery.device import Device
+    from slipstream.ranks.engine import RankEngine
+    from slipstream.ranks.team import Team
+
+    Distributed: TypeAlias = bool | torch.distributed.ProcessGroup | None
 
 
 def stream(
@@ -39,6 +46,7 @@ def stream(
     names: Names | None = None,
     options: Options | None = None,
     storage_options: StorageOptionsGiven | None = None,
+    distributed: Distributed = None,
     progress: bool | Callable[[Progress], object] = False,
 ) -> TensorStream:
     """Streams a checkpoint: hands each tensor out the moment its last byte is there.
@@ -59,6 +67,10 @@ def stream(
         storage_options: how object stores and HTTP servers are reached, by the names that pandas and fsspec use:
             endpoint, region, credentials, anonymous, ca_bundle, proxy, headers (docs/object-stores.md). What is not
             given is taken from the usual environment variables of each cloud.
+        distributed: a torch.distributed process group, or True for the default one, whose ranks share the load: each
+            byte is read by one of them and passed on to the others, and every rank is given all tensors, in the same
+            order. Every rank of the group makes the same call, and iterates to the end; one that fails, leaves or
+            dies ends the load of all (docs/distributed.md). None or False is a load of one's own.
         progress: True for a bar on standard error, or a function that is given a Progress about ten
             times a second, in the thread that iterates.
 
@@ -68,9 +80,10 @@ def stream(
     Raises:
         UsageError, BlobNotFoundError, AccessDeniedError, FormatError, TensorNotFoundError,
         MemoryLimitError, MissingDependencyError: before any tensor is read.
+        RankError: a rank of a shared load did not come, died or left.
         ReadError and others: while iterating; see TensorStream.
     """
-    return _begin(uri, device, framework, names, options, storage_options, progress)
+    return _begin(uri, device, framework, names, options, storage_options, progress, distributed)
 
 
 def load(
@@ -81,11 +94,12 @@ def load(
     names: Names | None = None,
     options: Options | None = None,
     storage_options: StorageOptionsGiven | None = None,
+    distributed: Distributed = None,
     progress: bool | Callable[[Progress], object] = False,
 ) -> dict[str, Tensor]:
     """Loads a checkpoint as a whole: name -> tensor. Arguments, ownership and errors as in `stream`."""
     with _begin(
-        uri, device, framework, names, options, storage_options, progress, keeps=True, check=_check_fits
+        uri, device, framework, names, options, storage_options, progress, distributed, keeps=True, check=_check_fits
     ) as tensors:
         return dict(tensors)
 
@@ -99,6 +113,7 @@ def load_into(
     names: Names | None = None,
     options: Options | None = None,
     storage_options: StorageOptionsGiven | None = None,
+    distributed: Distributed = None,
     progress: bool | Callable[[Progress], object] = False,
 ) -> LoadStats:
     """Loads a checkpoint into a PyTorch module's parameters and buffers.
@@ -109,7 +124,7 @@ def load_into(
 
     Args:
         module: what to load into. It is changed while this runs, also when it ends in an error.
-        uri, device, names, options, storage_options, progress: as in `stream`.
+        uri, device, names, options, storage_options, distributed, progress: as in `stream`.
         strict: whether names that only one side has are an error. Shapes that differ always are.
 
     Raises:
@@ -120,7 +135,16 @@ def load_into(
 
     filler = ModuleFiller(module, strict=strict)
     begun = _begin(
-        uri, device, "torch", names, options, storage_options, progress, keeps=filler.keeps, check=filler.check
+        uri,
+        device,
+        "torch",
+        names,
+        options,
+        storage_options,
+        progress,
+        distributed,
+        keeps=filler.keeps,
+        check=filler.check,
     )
     with begun as tensors:
         for name, tensor in tensors:
@@ -171,7 +195,12 @@ def _describe(uri: Uri | Sequence[Uri], sources: Sources) -> Checkpoint:
 def _plan(
     uri: Uri | Sequence[Uri], device: Device, names: Names | None, options: Options, sources: Sources
 ) -> ReadPlan:
-    checkpoint = _describe(uri, sources)
+    return _plan_checkpoint(_describe(uri, sources), device, names, options, sources)
+
+
+def _plan_checkpoint(
+    checkpoint: Checkpoint, device: Device, names: Names | None, options: Options, sources: Sources
+) -> ReadPlan:
     selected = select_tensors(checkpoint, names)
     used = {tensor.blob for tensor in selected}
     facts = [
@@ -189,25 +218,68 @@ def _begin(
     options: Options | None,
     storage_options: StorageOptionsGiven | None,
     progress: bool | Callable[[Progress], object],
+    distributed: Distributed,
     *,
     keeps: bool = False,
     check: Callable[[ReadPlan], object] = lambda reads: None,
 ) -> TensorStream:
     """Plans a load and, if `check` does not object to the plan, begins to read. `keeps`: what is loaded is kept."""
     started = time.perf_counter(), time.process_time()
-    options = options or Options()
-    require_host(device)
-    delivered_as = choose_framework(framework)
-    report = find_report(progress)
-    sources = Sources(storage_options, options)
+
+    def settle() -> tuple[Options, FrameworkName, Callable[[Progress], object] | None]:
+        require_host(device)
+        return options or Options(), choose_framework(framework), find_report(progress)
+
+    team = _join(distributed, device, lambda: settle()[0])
+    settled, delivered_as, report = settle()
+    sources = Sources(storage_options, settled)
     try:
-        reads = _plan(uri, device, names, options, sources)
+        if team is None:
+            reads = _plan(uri, device, names, settled, sources)
+        else:
+            reads = _plan_together(team, uri, device, names, settled, sources)
         check(reads)
-        populate = keeps if options.populate == "auto" else options.populate
-        return TensorStream(reads, delivered_as, options, sources, populate=populate, report=report, started=started)
-    except BaseException:
+        populate = keeps if settled.populate == "auto" else settled.populate
+        engine = None if team is None else _start_shared(team, reads, settled, sources, populate=populate)
+        return TensorStream(
+            reads, delivered_as, settled, sources, populate=populate, report=report, started=started, engine=engine
+        )
+    except BaseException as error:
         sources.close()
+        if team is not None:
+            team.watch.fail(error)
         raise
+
+
+def _join(distributed: Distributed, device: Device, find_options: Callable[[], Options]) -> Team | None:
+    """The ranks that share this load; None for a load of one's own."""
+    if distributed is None or distributed is False:
+        return None
+    choose_framework("torch")  # also where tensors are wanted for another: it passes the bytes round
+    from slipstream.ranks.joining import join_team, make_terms  # here, because it imports torch, as all of ranks does
+
+    return join_team(distributed, lambda: make_terms(str(device), find_options()))
+
+
+def _plan_together(
+    team: Team, uri: Uri | Sequence[Uri], device: Device, names: Names | None, options: Options, sources: Sources
+) -> ReadPlan:
+    from slipstream.ranks.agreement import agree_on_plan
+
+    uris = list_uris(uri)
+    return agree_on_plan(
+        team,
+        uris,
+        sources,
+        partial(_describe, uris, sources),
+        lambda checkpoint: _plan_checkpoint(checkpoint, device, names, options, sources),
+    )
+
+
+def _start_shared(team: Team, reads: ReadPlan, options: Options, sources: Sources, *, populate: bool) -> RankEngine:
+    from slipstream.ranks.engine import RankEngine
+
+    return RankEngine(reads, options, sources, team, populate=populate)
 
 
 def _check_fits(reads: ReadPlan) -> None:

@@ -13,6 +13,7 @@ from slipstream.delivery.base import FrameworkName, import_framework
 from slipstream.errors import StreamClosedError
 from slipstream.options import Options
 from slipstream.reading.buffers import copy_region
+from slipstream.reading.deliveries import Reading
 from slipstream.reading.engine import Engine
 from slipstream.reading.schedule import OpInFlight
 from slipstream.sources.registry import Sources
@@ -43,6 +44,8 @@ class TensorStream:
         ReadError: the storage failed; with uri, offset and length.
         BlobChangedError: a file was changed or replaced during the load.
         MemoryLimitError: the caller holds all of `memory_limit`.
+        RankError: the load is shared, and another rank has died or has left early. What another rank fails with is
+            raised here as well, under its own class.
         StreamClosedError: the stream was closed before its end, or made in a process that has since forked.
     """
 
@@ -56,6 +59,7 @@ class TensorStream:
         populate: bool = False,
         report: Callable[[Progress], object] | None = None,
         started: tuple[float, float] | None = None,
+        engine: Reading | None = None,
     ) -> None:
         self.plan = plan
         self._report = report
@@ -70,7 +74,7 @@ class TensorStream:
         self._pairs: list[tuple[str, Tensor]] = []  # made and not yet handed out, last first
         self._reported = 0.0
         self._sources = sources
-        self._engine = Engine(plan, options, sources, populate=populate)
+        self._engine: Reading = engine or Engine(plan, options, sources, populate=populate)
         try:
             self._framework = import_framework(framework)  # while the first reads are under way
         except BaseException:
@@ -127,7 +131,9 @@ class TensorStream:
             reads=schedule.requests,
             fallbacks=self._engine.fallbacks,
             peak_buffer_bytes=schedule.ledger.peak_bytes,
-            files=_file_stats(self.plan),
+            files=_file_stats(self._engine.plan),
+            ranks=self._engine.ranks,
+            received_bytes=self._engine.received_bytes,
             hedged=schedule.hedged,
             peak_concurrency=schedule.peak_concurrency,
             **_network_stats(self._sources),

@@ -324,6 +324,8 @@ class LoadStats:
         connections: opened, not all at once.
         peak_concurrency: the most reads in flight at once.
         discarded_bytes: bytes received and not used: of the slower of two answers, and of refusals.
+        ranks: how many shared the load; 1 for a load of one's own. `files` and all figures of reading are this rank's.
+        received_bytes: tensor bytes that other ranks have read and passed on, whether delivered yet or not.
     """
 
     bytes: int
@@ -341,6 +343,8 @@ class LoadStats:
     connections: int = 0
     peak_concurrency: int = 0
     discarded_bytes: int = 0
+    ranks: int = 1
+    received_bytes: int = 0
 
     @property
     def gigabytes_per_second(self) -> float:

@@ -27,6 +27,7 @@ BUILT_INS: dict[str, tuple[type[Exception], ...]] = {
     "BlobChangedError": (OSError, slipstream.ReadError),
     "MemoryLimitError": (MemoryError,),
     "StreamClosedError": (RuntimeError,),
+    "RankError": (RuntimeError,),
     "ModuleMismatchError": (ValueError,),
 }
 PUBLIC: dict[str, type[SlipstreamError]] = {

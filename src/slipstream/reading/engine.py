@@ -14,9 +14,9 @@ from functools import partial
 
 from slipstream.errors import ReadError, SlipstreamError
 from slipstream.options import Options
-from slipstream.reading.base import BlobReader, NoteFallback
+from slipstream.reading.base import BlobReader, NoteFallback, Places
 from slipstream.reading.buffered import BufferedReader
-from slipstream.reading.buffers import Region, allocate_region
+from slipstream.reading.buffers import Region, allocate_region, make_region
 from slipstream.reading.direct import DirectReader
 from slipstream.reading.mapped import MappedReader
 from slipstream.reading.memory import populate_memory
@@ -31,24 +31,46 @@ from slipstream.types import Blob, ReadOp, ReadPlan, Strategy, StrategyChoice
 _CLOSE_WAIT_S = 10.0
 # A process may have 65,530 mappings (vm.max_map_count). A selection with very many gaps is read into
 # memory from the heap instead, as far as malloc makes no mappings of its own for it.
-_MOST_MAPPINGS = 16_384
+MOST_MAPPINGS = 16_384
 # Memory is populated in pieces: whoever makes a mapping meanwhile waits for the present one.
 _POPULATED_AT_ONCE = 8 << 20
 
 
 class Engine:
-    """One load's workers and open files. Made running; `close` ends it; at most one caller's thread."""
+    """One load's workers and open files. Made running; `close` ends it; at most one caller's thread.
 
-    def __init__(self, plan: ReadPlan, options: Options, sources: Sources, *, populate: bool = False) -> None:
+    Attributes:
+        plan: what is read here.
+        schedule: what the caller waits for.
+        ranks: how many processes share the load, this one counted.
+        received_bytes: what came from others than the storage.
+    """
+
+    ranks = 1
+    received_bytes = 0
+
+    def __init__(
+        self,
+        plan: ReadPlan,
+        options: Options,
+        sources: Sources,
+        *,
+        populate: bool = False,
+        places: Places | None = None,
+    ) -> None:
         """Takes the sources over, and closes them in the end.
 
         Args:
             populate: whether memory is made ready ahead of the reads; see `_populate`.
+            places: who gives the memory that ops are read into, where that is not the engine itself.
         """
-        self._plan = plan
+        self.plan = self._plan = plan
+        self._places = places
         self._sources = sources
-        self.schedule = Schedule(plan, options.memory_wait_s, hedge=options.hedge and sources.network_used)
-        self._maps_too_many = len(plan.ops) > _MOST_MAPPINGS
+        hedge = options.hedge and sources.network_used
+        admit = (lambda op: True) if places is None else places.admit
+        self.schedule = Schedule(plan, options.memory_wait_s, hedge=hedge, admit=admit)
+        self._maps_too_many = len(plan.ops) > MOST_MAPPINGS
         self._lock = threading.Lock()  # guards the fields below; never held during I/O or with another lock
         self._readers: dict[int, BlobReader] = {}
         self._fallbacks: list[str] = []
@@ -89,7 +111,7 @@ class Engine:
             if not self._workers:
                 text = f"no thread can be started ({error}): raise the limit on processes (ulimit -u), or on memory"
                 raise SlipstreamError(text) from error
-            _warn(f"no more than {number} reads in flight: {error}")
+            warn(f"no more than {number} reads in flight: {error}")
             return False
         self._workers.append(worker)
         return True
@@ -121,7 +143,7 @@ class Engine:
         for worker in threads:
             worker.join(max(deadline - time.monotonic(), 0.0))
             if worker.is_alive():
-                _warn(f"a read is stuck in the kernel; its thread {worker.name} ends when the read does")
+                warn(f"a read is stuck in the kernel; its thread {worker.name} ends when the read does")
         self._workers = [worker for worker in self._workers if worker.is_alive()]
         self._sources.close()
 
@@ -160,7 +182,8 @@ class Engine:
         Clearing a page costs time in which its reader's connection stands still, and on a virtual machine whose host
         takes back free memory many times as much (docs/performance.md). What is ahead of the reads costs them nothing.
         """
-        with contextlib.suppress(OSError, ReadError):  # without memory, or on an old kernel: the reads will tell
+        # Without memory, on an old kernel, or at the end of the load: the reads will tell.
+        with contextlib.suppress(OSError, ReadError, TransferStopped):
             while (target := self.schedule.take_untouched()) is not None:
                 if self._strategy(target.op.blob) is not Strategy.RANGED or not target.op.nbytes:
                     continue
@@ -219,18 +242,11 @@ class Engine:
     def _map(self, op: ReadOp, reader: BlobReader) -> Region:
         end_lease = partial(self.schedule.ledger.end_lease, op.nbytes)
         try:
-            if op.realigns or self._maps_too_many:
-                return allocate_region(op.start, op.end, end_lease)
-            return reader.map_op(op, end_lease)
+            if self._places is not None:
+                return self._places.place(op, reader.map_op)
+            return make_region(op, reader.map_op, end_lease, on_heap=self._maps_too_many)
         except OSError as error:
-            uri = self._plan.checkpoint.blobs[op.blob].uri
-            raise ReadError(
-                f"no memory for {op.nbytes:,} bytes of {uri} from offset {op.start} on ({error.strerror}): "
-                "free memory, set memory_limit and drop tensors, or raise vm.max_map_count",
-                uri=uri,
-                offset=op.start,
-                length=op.nbytes,
-            ) from error
+            raise memory_error(op, self._plan.checkpoint.blobs[op.blob].uri, error) from error
 
     def _reader(self, blob: int) -> BlobReader:
         """The blob's reader, opened by the first worker that needs it."""
@@ -266,7 +282,7 @@ class Engine:
             if line in self._fallbacks:
                 return
             self._fallbacks.append(line)
-        _warn(line)
+        warn(line)
 
     def _leave(self) -> None:
         """The last worker to leave closes the files and the connections."""
@@ -294,7 +310,18 @@ class Engine:
         return choice.chunk_bytes if choice else 1
 
 
-def _warn(text: str) -> None:
+def memory_error(op: ReadOp, uri: str, error: OSError) -> ReadError:
+    """The error for an op that the system gives no memory for."""
+    return ReadError(
+        f"no memory for {op.nbytes:,} bytes of {uri} from offset {op.start} on ({error.strerror}): "
+        "free memory, set memory_limit and drop tensors, or raise vm.max_map_count",
+        uri=uri,
+        offset=op.start,
+        length=op.nbytes,
+    )
+
+
+def warn(text: str) -> None:
     """Logs a warning as "slipstream": silent unless the application configures logging."""
     import logging  # here and not above, because few loads need it, and it costs a tenth of `import slipstream`
 
@@ -305,6 +332,6 @@ def _warn(text: str) -> None:
 
 
 def _clear_frames(error: BaseException) -> None:
-    import traceback  # as in _warn
+    import traceback  # as in warn
 
     traceback.clear_frames(error.__traceback__)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import gc
 from collections import deque
+from collections.abc import Callable
 from threading import Condition, Lock, RLock, get_ident
 from time import monotonic
 
@@ -87,8 +88,16 @@ class Read:
 class Schedule:
     """The state of one load. Thread-safe; see the module's text."""
 
-    def __init__(self, plan: ReadPlan, memory_wait_s: float, *, hedge: bool = False) -> None:
+    def __init__(
+        self,
+        plan: ReadPlan,
+        memory_wait_s: float,
+        *,
+        hedge: bool = False,
+        admit: Callable[[ReadOp], bool] = lambda op: True,
+    ) -> None:
         self._plan = plan
+        self._admit = admit
         self._memory_wait_s = memory_wait_s
         self._hedge = hedge
         lock = RLock()
@@ -211,6 +220,11 @@ class Schedule:
                 self._error.add_note(f"another read failed too: {error}")
             self._halt()
 
+    def wake(self) -> None:
+        """Lets workers look again: an op may be admitted that was not before."""
+        with self._memory:
+            self._memory.notify_all()
+
     def stop(self) -> None:
         """Lets no further read begin, ends those that can be ended, and forgets what was not delivered."""
         with self._whole_or_over:
@@ -262,7 +276,8 @@ class Schedule:
 
     def _lease_next(self) -> bool:
         """Makes the next pending op the current one, if the ledger has memory for it."""
-        if not self.ledger.try_lease(self._pending[0].op.lease_bytes):
+        op = self._pending[0].op
+        if not self._admit(op) or not self.ledger.try_lease(op.lease_bytes):
             return False
         self._current = self._pending.popleft()
         return True
@@ -379,13 +394,18 @@ class Schedule:
 
     def _stuck_error(self) -> MemoryLimitError:
         op, limit = self._pending[0].op, self._plan.memory_limit
-        blob = self._plan.checkpoint.blobs[op.blob]
-        return MemoryLimitError(
-            f"the tensors still held take {self.ledger.leased_bytes:,} bytes of memory_limit={limit:,}, so the next "
-            f"{op.nbytes:,} bytes (from {op.tensors[0].name} on) cannot be read. Drop tensors before asking for the "
-            "next one (a loop's variable holds the last one: `del tensor` at the end of its body), raise the limit, "
-            "or leave tensors out with names=",
-            uri=blob.uri,
-            offset=op.start,
-            length=op.nbytes,
-        )
+        assert limit is not None, "without a limit there is room"
+        return stuck_error(op, self._plan.checkpoint.blobs[op.blob].uri, self.ledger.leased_bytes, limit)
+
+
+def stuck_error(op: ReadOp, uri: str, leased_bytes: int, limit: int) -> MemoryLimitError:
+    """The error for a caller who holds so much of the limit that the next op has no room."""
+    return MemoryLimitError(
+        f"the tensors still held take {leased_bytes:,} bytes of memory_limit={limit:,}, so the next "
+        f"{op.nbytes:,} bytes (from {op.tensors[0].name} on) cannot be read. Drop tensors before asking for the "
+        "next one (a loop's variable holds the last one: `del tensor` at the end of its body), raise the limit, "
+        "or leave tensors out with names=",
+        uri=uri,
+        offset=op.start,
+        length=op.nbytes,
+    )

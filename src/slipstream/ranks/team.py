@@ -1,0 +1,107 @@
+"""The processes that share a load, and how bytes go from one to all others: by broadcast, in a group of their own."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import TypeAlias
+
+import torch
+import torch.distributed as dist
+
+from slipstream.errors import RankError
+from slipstream.ranks.board import Board
+from slipstream.ranks.watch import Watch
+
+OnEnd: TypeAlias = Callable[[BaseException | None], None]
+"""Told once, in a thread of the backend's, that a broadcast has ended, and how."""
+
+# All ranks are there when they connect; one that dies at that very moment is waited for this long.
+_CONNECT_TIMEOUT = timedelta(seconds=120)
+# A broadcast waits for the slowest rank, whose caller may pause for hours: that is no fault. Ranks that die or leave are
+# noticed otherwise (watch.py).
+_BROADCAST_TIMEOUT = timedelta(days=7)
+
+
+class Team:
+    """The ranks of one load, as one of them sees it.
+
+    Attributes:
+        rank: this process, from 0 on.
+        ranks: the global rank of each.
+        board: what they tell one another.
+        watch: who notices when one of them ends the load.
+    """
+
+    def __init__(self, group: dist.ProcessGroup, rank: int, ranks: Sequence[int], board: Board, watch: Watch) -> None:
+        self._group = group
+        self.rank = rank
+        self.ranks = tuple(ranks)
+        self.board = board
+        self.watch = watch
+
+    @property
+    def size(self) -> int:
+        """How many they are."""
+        return len(self.ranks)
+
+    def broadcast(self, memory: memoryview, owner: int, on_end: OnEnd) -> None:
+        """Begins to pass bytes on: the owner's into the same number of bytes of every other rank.
+
+        All ranks call it in the same order. The memory is kept until the end.
+
+        Raises:
+            RuntimeError: the backend refuses.
+        """
+        options = dist.BroadcastOptions()
+        options.rootRank = owner
+        options.rootTensor = 0
+        options.timeout = _BROADCAST_TIMEOUT
+        options.asyncOp = True
+        work = self._group.broadcast([torch.frombuffer(memory, dtype=torch.uint8)], options)
+        work.get_future().add_done_callback(lambda future: on_end(_find_error(future)))
+
+    def give_up(self) -> None:
+        """Leaves the group as it is, with broadcasts in it that never end."""
+        hold_for_ever(self._group)
+
+
+def connect(ranks: Sequence[int]) -> dist.ProcessGroup:
+    """A group for broadcasts alone: those of the caller, in a group of his, may come at any time and in any order.
+
+    All ranks call it, and at the same time.
+
+    Raises:
+        RankError: they cannot be connected.
+    """
+    try:
+        return dist.new_group(
+            list(ranks),
+            timeout=_CONNECT_TIMEOUT,
+            backend="gloo",
+            use_local_synchronization=True,  # the ranks outside know nothing of it
+            group_desc="slipstream",
+        )
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise RankError(
+            f"the ranks cannot be connected with one another ({reason}): check that their hosts resolve and reach each "
+            "other's names, or set GLOO_SOCKET_IFNAME to the network interface between them"
+        ) from error
+
+
+def hold_for_ever(group: dist.ProcessGroup) -> None:
+    """Keeps a group from being destroyed: that waits for its broadcasts, of which some may wait for ever.
+
+    Source: the destructor of ProcessGroupGloo joins its threads.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(group))
+
+
+def _find_error(future: torch.futures.Future[list[torch.Tensor]]) -> BaseException | None:
+    try:
+        future.value()
+    except Exception as error:
+        return error
+    return None
