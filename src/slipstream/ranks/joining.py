@@ -90,20 +90,27 @@ class _Acquaintance:
             board.forget(place)
         self.boards = boards
 
+    def end_load(self, clean: bool) -> None:
+        """Notes that the last load has ended; not `clean` is one with broadcasts that may never end."""
+        if not clean:
+            self.broken = "a rank of an earlier load died or was cut off, and what was under way may never end"
+            self.hold()
+        _under_way.pop(id(self), None)
+
     def hold(self) -> None:
-        """Keeps the groups as they are if broadcasts are under way in them."""
-        if self.watch is not None and not (self.watch.is_over and self.watch.is_clean):
-            for group in self.groups.values():
-                hold_for_ever(group)
+        """Keeps the groups for broadcasts from ever being destroyed."""
+        for group in self.groups.values():
+            hold_for_ever(group)
 
 
 _acquaintances: WeakKeyDictionary[dist.ProcessGroup, _Acquaintance] = WeakKeyDictionary()
+_under_way: dict[int, _Acquaintance] = {}  # also of groups that the caller has destroyed meanwhile
 
 
 @atexit.register
 def _hold_all() -> None:
     """An interpreter that ends in the midst of a load destroys its groups, and would wait there for other ranks."""
-    for known in _acquaintances.values():
+    for known in list(_under_way.values()):
         known.hold()
 
 
@@ -153,12 +160,8 @@ def _make_team(
 ) -> Team:
     """Begins to watch those who share, and connects them."""
     watch = known.watch = Watch(board, rank, ranks, places)
-
-    def give_up() -> None:
-        known.broken = "a rank of an earlier load died or was cut off, and what was under way never ends"
-        known.hold()
-
-    watch.start(give_up)
+    _under_way[id(known)] = known
+    watch.start(known.end_load)
     try:
         if ranks not in known.groups:
             known.groups[ranks] = connect(ranks)

@@ -62,10 +62,6 @@ class Team:
         work = self._group.broadcast([torch.frombuffer(memory, dtype=torch.uint8)], options)
         work.get_future().add_done_callback(lambda future: on_end(_find_error(future)))
 
-    def give_up(self) -> None:
-        """Leaves the group as it is, with broadcasts in it that never end."""
-        hold_for_ever(self._group)
-
 
 def connect(ranks: Sequence[int]) -> dist.ProcessGroup:
     """A group for broadcasts alone: those of the caller, in a group of his, may come at any time and in any order.

@@ -55,16 +55,16 @@ class Watch:
         self._notice: Notice | None = None
         self._ended = threading.Event()
         self._clean = False
-        self._on_give_up: Callable[[], None] = lambda: None
+        self._on_end: Callable[[bool], None] = lambda clean: None
         self._next = (rank + 1) % len(ranks)  # whose beats are listened to
         self._heard = "", time.monotonic()  # the last of them, and since when
         self._beats = 0
         self._next_beat = 0.0
         self.thread = threading.Thread(target=self._run, name="slipstream-watch", daemon=True)
 
-    def start(self, on_give_up: Callable[[], None]) -> None:
-        """Begins. The function is called where broadcasts are left that may never end."""
-        self._on_give_up = on_give_up
+    def start(self, on_end: Callable[[bool], None]) -> None:
+        """Begins. In the end the function is told whether every broadcast has ended, or some may never do."""
+        self._on_end = on_end
         self.thread.start()
 
     def attach(self, rounds: Rounds) -> None:
@@ -92,16 +92,6 @@ class Watch:
         return self._ended.wait(timeout_s)
 
     @property
-    def is_over(self) -> bool:
-        """Whether it has ended."""
-        return self._ended.is_set()
-
-    @property
-    def is_clean(self) -> bool:
-        """Whether every broadcast has ended, so that the group can be used again. False until it has ended."""
-        return self._clean
-
-    @property
     def is_ending(self) -> bool:
         """Whether the load is over for the caller here, so that it will be for all."""
         with self._changed:
@@ -118,8 +108,7 @@ class Watch:
             if not isinstance(error, BoardLostError):
                 raise
         finally:
-            if not self._clean:
-                self._on_give_up()
+            self._on_end(self._clean)
             self._ended.set()
 
     # While the load goes on.
