@@ -241,6 +241,17 @@ def test_one_ends_in_the_midst(model: Model, server: RangeServer) -> None:
         assert crew.finish(1) == (0, "")
 
 
+def test_one_is_done_first(model: Model) -> None:
+    """A rank that has everything may end its process at once: what others have yet to receive, they receive."""
+    with Crew(4) as crew:
+        crew.ask_all("open", uri=str(model.folder))
+        for rank in (3, 2, 1, 0):
+            crew.tell(rank, "rest")
+        first = crew.hear(3)
+        assert crew.finish(3) == (0, "")
+        check([crew.hear(0), crew.hear(1), crew.hear(2), first], model)
+
+
 def test_ctrl_c(model: Model, server: RangeServer) -> None:
     """Ctrl-C in one rank interrupts its wait, and the others are told that it has left."""
     with Crew(2) as crew:

@@ -49,11 +49,12 @@ def agree_on_plan(
         planned = plan(describe())
         team.board.post_long("plan", _encode(planned, uris))
         return planned
+    own = describe() if any(map(_is_plain_http, uris)) else None
     shared, order, digest = _decode(_wait_plan(team))
-    if _identify(uris) == digest and not any(_is_plain_http(blob.uri) for blob in shared.blobs):
+    if own is None and _identify(uris) == digest:
         checkpoint = replace(shared, blobs=tuple(_take_over(blob, sources) for blob in shared.blobs))
     else:
-        checkpoint = describe()
+        checkpoint = own or describe()
         _check_same(checkpoint, shared, team)
     return _reorder(plan(checkpoint), order, team)
 
@@ -84,7 +85,7 @@ def _take_over(blob: Blob, sources: Sources) -> Blob:
 
 def _is_plain_http(uri: str) -> bool:
     """Whether a blob's `uri` may lack what it is asked for with: a query, a password. These are not passed round."""
-    return uri.startswith(("http://", "https://"))
+    return uri.lower().startswith(("http://", "https://"))
 
 
 def _check_same(own: Checkpoint, shared: Checkpoint, team: Team) -> None:

@@ -145,7 +145,8 @@ def join_team(distributed: object, find_terms: Callable[[], Terms]) -> Team | No
     _say_hello(board, own, members[own], find_checked)
     hellos = _wait_hellos(board, members)
     _check_terms(hellos, members)
-    chosen = [number for number, hello in enumerate(hellos) if _shares(hello, hellos[own])]
+    sharing = [number for number, hello in enumerate(hellos) if _shares(hello, hellos[own])]
+    chosen = sorted(sharing, key=members.__getitem__)  # as in the group that will be made of them
     rank = chosen.index(own)
     shared = board if len(chosen) == len(members) else Board(group.get_group_store(), f"{prefix}/{chosen[0]}")
     known.turn_to([(board, own), *([(shared, rank)] if shared is not board else [])])

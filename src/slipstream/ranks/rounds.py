@@ -214,11 +214,8 @@ class Rounds:
     def wait_news(self, timeout_s: float) -> News | None:
         """What has happened that a watch must know of; None for nothing within the time."""
         with self._changed:
-            news = self._find_news()
-            if news is None:
-                self._changed.wait(timeout_s)
-                news = self._find_news()
-            return news
+            self._changed.wait_for(lambda: self._find_news() is not None, timeout_s)
+            return self._find_news()
 
     def freeze(self, error: SlipstreamError | None) -> int:
         """Begins no further piece for now; how many were begun.

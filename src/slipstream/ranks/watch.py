@@ -23,7 +23,7 @@ from slipstream.ranks.notices import Notice, note_break, note_death, note_failur
 from slipstream.ranks.rounds import News, Rounds
 
 _LOOK_S = 0.1
-_FIRST_LOOKS_S = 0.005  # until all ranks are ready, and when they end together: then every look is a delay
+_FIRST_LOOK_S = 0.002  # where ranks wait for one another every look is a delay: then pauses grow from this one on
 _BEAT_S = 0.5
 # Between two beats of a process that lives: it may swap, or hold the interpreter's lock for seconds.
 _LONGEST_SILENCE_S = 30.0
@@ -60,6 +60,7 @@ class Watch:
         self._heard = "", time.monotonic()  # the last of them, and since when
         self._beats = 0
         self._next_beat = 0.0
+        self._pause_s = _FIRST_LOOK_S
         self.thread = threading.Thread(target=self._run, name="slipstream-watch", daemon=True)
 
     def start(self, on_end: Callable[[bool], None]) -> None:
@@ -69,10 +70,10 @@ class Watch:
 
     def attach(self, rounds: Rounds) -> None:
         """Says that this rank has planned and can take part."""
+        self._board.post("ready", self._rank)
         with self._changed:
             self._rounds = rounds
             self._changed.notify_all()
-        self._board.post("ready", self._rank)
 
     def fail(self, error: BaseException) -> None:
         """Says that this rank failed before it was ready, and gives the others a moment to answer."""
@@ -136,13 +137,17 @@ class Watch:
             rounds = self._rounds
             if rounds is None:
                 if self._failure is None:
-                    self._changed.wait(_FIRST_LOOKS_S)
+                    self._changed.wait(_LOOK_S)
                 return News.FAILED if self._failure is not None else None
-        return rounds.wait_news(_LOOK_S if rounds.is_open else _FIRST_LOOKS_S)
+        return rounds.wait_news(_LOOK_S if rounds.is_open else self._grow_pause())
+
+    def _grow_pause(self) -> float:
+        self._pause_s = min(self._pause_s * 1.5, _LOOK_S / 2)
+        return self._pause_s
 
     def _find_notice(self, news: News | None) -> Notice | None:
         """Why the load ends; None if it does not. Posts it, if nobody has."""
-        self._beat()
+        listens = self._beat()
         match news:
             case News.FAILED:
                 return self._board.post_end(note_failure(self._ranks[self._rank], self._own_failure()))
@@ -151,7 +156,7 @@ class Watch:
             case News.BROKEN:
                 return self._find_cause()
         self._open_rounds()
-        return self._board.see_end() or self._find_silence()
+        return self._board.see_end() or (self._find_silence() if listens else None)
 
     def _open_rounds(self) -> None:
         """Lets pieces be passed round once every rank is ready to: one that fails before leaves nothing begun."""
@@ -193,15 +198,17 @@ class Watch:
     def _post_death(self, rank: int, silence: str) -> Notice:
         return self._board.post_end(note_death(self._ranks[rank], self._places[rank], silence))
 
-    def _beat(self) -> None:
+    def _beat(self) -> bool:
+        """Tells the others that this process lives, if that is due; whether it was."""
         now = time.monotonic()
         if now < self._next_beat:
-            return
+            return False
         if self._beats and now - self._next_beat > _LONGEST_SILENCE_S / 2:
             self._heard = self._heard[0], now  # this process was stopped itself, and has to listen first
         self._beats += 1
         self._board.post("beat", self._rank, str(self._beats))
         self._next_beat = now + _BEAT_S
+        return True
 
     # When it ends.
 
@@ -227,16 +234,17 @@ class Watch:
     def _wait_counts(self) -> list[int] | None:
         """How many broadcasts each rank has begun; None where not all can tell."""
         everyone = range(len(self._ranks))
+        self._pause_s = _FIRST_LOOK_S
         while not self._board.all_posted("count", everyone):
             if self._is_hopeless():
                 return None
-            time.sleep(_FIRST_LOOKS_S)
+            time.sleep(self._grow_pause())
         return [int(self._board.see("count", rank) or 0) for rank in everyone]
 
     def _is_hopeless(self) -> bool:
         """Whether a rank has given up or died, so that what is under way may never end."""
-        self._beat()
-        return self._board.see("lost", 0) is not None or self._find_silence() is not None
+        silent = self._find_silence() if self._beat() else None
+        return silent is not None or self._board.see("lost", 0) is not None
 
     def _abandon(self) -> bool:
         """Gives up, and says so; whether nothing was under way."""
