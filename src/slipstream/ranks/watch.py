@@ -69,11 +69,12 @@ class Watch:
         self.thread.start()
 
     def attach(self, rounds: Rounds) -> None:
-        """Says that this rank has planned and can take part."""
-        self._board.post("ready", self._rank)
+        """Says that this rank has planned and can take part. Raises what has ended the load, if anything has."""
         with self._changed:
+            self.check()
             self._rounds = rounds
             self._changed.notify_all()
+        self._board.post("ready", self._rank)
 
     def fail(self, error: BaseException) -> None:
         """Says that this rank failed before it was ready, and gives the others a moment to answer."""
