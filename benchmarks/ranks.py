@@ -3,9 +3,9 @@
     python benchmarks/ranks.py store DIRECTORY --ranks 4 --rate 300 --rounds 3
     python benchmarks/ranks.py collectives --ranks 4
 
-`store` serves a checkpoint at a fixed total rate, whoever asks, as a store does whose bandwidth is bought by the gigabit; one
-rank alone and all together load it in turns. `collectives` compares broadcasts from changing owners with all-gathers
-of equal parts, by sizes and by how many are under way. It is what `planning/partition.py` and `ranks/rounds.py` quote.
+`store` serves a checkpoint at a fixed total rate, whoever asks, as a store does whose bandwidth is bought by the
+gigabit; one rank alone and all together load it in turns. `collectives` compares broadcasts from changing owners with
+all-gathers of equal parts, by sizes and by how many are under way. docs/distributed.md quotes both.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 _SLICE_BYTES = 256 << 10
 _TOTAL_BYTES = 1 << 30  # that each collective measurement passes round
@@ -121,7 +122,7 @@ def measure_store(folder: Path, ranks: int, rate: float, rounds: int) -> None:
 
 def run_ranks(size: int, *arguments: str) -> list[dict[str, float]]:
     """Runs this program in so many processes; what each of them prints."""
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     processes = [
         subprocess.Popen(
             [sys.executable, __file__, "rank", str(rank), str(size), str(store.port), *arguments],
@@ -139,7 +140,7 @@ def run_ranks(size: int, *arguments: str) -> list[dict[str, float]]:
 
 def be_rank(rank: int, size: int, port: int, task: str, arguments: Sequence[str]) -> None:
     torch.set_num_threads(1)
-    store = dist.TCPStore("127.0.0.1", port, is_master=False)
+    store = TCPStore("127.0.0.1", port, is_master=False)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
     dist.barrier()
     if task == "load":
@@ -167,7 +168,7 @@ def pass_round(kind: str, piece_bytes: int, under_way: int, threads: int) -> Non
     options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
     options._threads = threads
     options._timeout = timedelta(seconds=60)
-    options._devices = [dist.ProcessGroupGloo.create_device(interface="lo")]  # type: ignore[attr-defined]
+    options._devices = [dist.ProcessGroupGloo.create_device(interface="lo")]
     group = dist.new_group(backend="gloo", pg_options=options)
     buffers = [torch.ones(piece_bytes, dtype=torch.uint8) for _ in range(under_way)]
     part = piece_bytes // size

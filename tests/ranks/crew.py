@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 ROOT = Path(__file__).resolve().parents[2]
 HANG_S = 60.0  # no command takes nearly as long
@@ -40,7 +40,7 @@ class Crew:
 
     def __init__(self, size: int, **environment: str) -> None:
         self.size = size
-        self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        self.store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         steering = ("SLIPSTREAM_", "GLOO_", "RANK", "WORLD_SIZE", "MASTER_")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(steering)}
         self._members = [

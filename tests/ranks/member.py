@@ -18,6 +18,7 @@ from typing import Any
 import numpy
 import torch
 import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 import slipstream
 from slipstream.ranks import joining, watch
@@ -87,9 +88,7 @@ class Member:
 
     def load_all(self, uri: str, **arguments: Any) -> dict[str, str]:
         """By slipstream.load."""
-        return {
-            name: digest(tensor) for name, tensor in slipstream.load(uri, distributed=True, **arguments).items()
-        }
+        return {name: digest(tensor) for name, tensor in slipstream.load(uri, distributed=True, **arguments).items()}
 
     def load_into(self, uri: str, shapes: dict[str, list[int]]) -> dict[str, str]:
         """Into a module with parameters of these names and shapes."""
@@ -139,7 +138,9 @@ def digest(tensor: Any) -> str:
         content = tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
     else:
         head, content = f"{tensor.dtype} {tensor.shape}", numpy.ascontiguousarray(tensor).tobytes()
-    return hashlib.blake2b(content, digest_size=12, person=hashlib.blake2b(head.encode(), digest_size=8).digest()).hexdigest()
+    return hashlib.blake2b(
+        content, digest_size=12, person=hashlib.blake2b(head.encode(), digest_size=8).digest()
+    ).hexdigest()
 
 
 def answer(member: Member, name: str, arguments: dict[str, Any]) -> dict[str, object]:
@@ -154,7 +155,7 @@ def answer(member: Member, name: str, arguments: dict[str, Any]) -> dict[str, ob
 def main() -> None:
     rank, size, port = map(int, sys.argv[1:])
     torch.set_num_threads(1)
-    store = dist.TCPStore("127.0.0.1", port, is_master=False)
+    store = TCPStore("127.0.0.1", port, is_master=False)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
     member = Member()
     print(json.dumps({"value": os.getpid()}), flush=True)

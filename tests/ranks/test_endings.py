@@ -29,7 +29,9 @@ def server(model: Model) -> Iterator[RangeServer]:
 def begin_held(crew: Crew, server: RangeServer) -> None:
     """Lets all ranks open a stream and wait for bytes that the server holds back."""
     server.set_faults(Faults(Hold(after_bytes=1000, when=When(path=f"*{ONE_SHARD}", after=crew.size))))
-    crew.ask_all("open", uri=server.url(ONE_SHARD), options={"hedge": False, "first_byte_timeout_s": 100, "stall_timeout_s": 100})
+    crew.ask_all(
+        "open", uri=server.url(ONE_SHARD), options={"hedge": False, "first_byte_timeout_s": 100, "stall_timeout_s": 100}
+    )
     for rank in range(crew.size):
         crew.tell(rank, "rest")
     server.wait_held(crew.size)
@@ -161,7 +163,7 @@ def test_a_slow_rank_only_slows(crew: Crew, model: Model, server: RangeServer) -
     server.release()
     crew.go_on(0)
     results = [crew.hear(rank) for rank in range(crew.size)]
-    names = {name for name in model.shards[ONE_SHARD]}
+    names = set(model.shards[ONE_SHARD])
     for result in results:
         assert dict(result["tensors"]) == {name: model.digests[name] for name in names}
 

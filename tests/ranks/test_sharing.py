@@ -190,7 +190,9 @@ def test_from_seaweedfs(crew: Crew, model: Model, seaweedfs: SeaweedFS) -> None:
         proxies = [stack.enter_context(ForwardProxy()) for _ in range(crew.size)]
         for rank, proxy in enumerate(proxies):
             storage_options = {**seaweedfs.storage_options, "proxy": proxy.url}
-            crew.tell(rank, "load", uri=f"s3://{bucket}/model/", options={"hedge": False}, storage_options=storage_options)
+            crew.tell(
+                rank, "load", uri=f"s3://{bucket}/model/", options={"hedge": False}, storage_options=storage_options
+            )
         check([crew.hear(rank) for rank in range(crew.size)], model)
         received = [sum(passage.received_bytes for passage in proxy.passages) for proxy in proxies]
     assert model.nbytes < sum(received) < model.nbytes * 1.02 + HEADERS_BYTES

@@ -76,8 +76,8 @@ def _take_over(blob: Blob, sources: Sources) -> Blob:
     own = stat_blob(blob.uri)
     if own.size != blob.size:
         raise BlobChangedError(
-            f"{blob.uri} has {own.size:,} bytes here and {blob.size:,} where the first rank runs: copy the same checkpoint "
-            "to every host",
+            f"{blob.uri} has {own.size:,} bytes here and {blob.size:,} where the first rank runs: copy the same "
+            "checkpoint to every host",
             uri=blob.uri,
         )
     return own

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TypeVar
 
-import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from slipstream.errors import RankError
 from slipstream.ranks.notices import Notice, read_notice
@@ -29,19 +29,19 @@ class BoardLostError(RankError):
 class Board:
     """The texts of one load. Thread-safe.
 
-        hello/R   who rank R is, and what it was asked for     plan/N    the leader's plan, in parts
-        ready/R   it has planned                               end       why the load ends early; the first counts
-        beat/R    a number that grows while it lives           count/R   how many pieces it had begun to pass on then
-        out/R     it takes part in nothing any more            lost/0    a rank has given up, others may wait in vain
+    hello/R   who rank R is, and what it was asked for     plan/N    the leader's plan, in parts
+    ready/R   it has planned                               end       why the load ends early; the first counts
+    beat/R    a number that grows while it lives           count/R   how many pieces it had begun to pass on then
+    out/R     it takes part in nothing any more            lost/0    a rank has given up, others may wait in vain
     """
 
-    def __init__(self, store: dist.Store, prefix: str) -> None:
+    def __init__(self, store: Store, prefix: str) -> None:
         """
         Args:
             store: of a process group that all ranks of the load are members of.
             prefix: of this load alone; the same on all ranks.
         """
-        self._store = dist.PrefixStore(prefix, _own_connection(store))
+        self._store = PrefixStore(prefix, _own_connection(store))
 
     def post(self, kind: str, rank: int, text: str = "") -> None:
         """Says something; what this rank has said of that kind before is replaced."""
@@ -113,10 +113,10 @@ class Board:
             ) from error
 
 
-def _own_connection(store: dist.Store) -> dist.Store:
+def _own_connection(store: Store) -> Store:
     """A connection of our own where the store can be cloned: others wait in theirs for minutes, and block it."""
     clone = getattr(store, "clone", None)
     if clone is None:
         return store
-    cloned: dist.Store = clone()
+    cloned: Store = clone()
     return cloned

@@ -1,4 +1,4 @@
-"""Runs a load that several ranks share: reads this rank's pieces, passes all pieces round, hands whole ops to the caller.
+"""Runs a load that ranks share: reads this rank's pieces, passes all pieces round, hands whole ops to the caller.
 
     workers    read this rank's pieces     an Engine of its own, over its part of the plan
     pump       says which have landed      from the engine's schedule to the rounds
@@ -30,8 +30,8 @@ from slipstream.reading.schedule import OpInFlight, Schedule
 from slipstream.sources.registry import Sources
 from slipstream.types import ReadPlan
 
-# How long `close` waits for broadcasts that other ranks have begun. They end as soon as the slowest rank takes part, and
-# need nobody who waits; but a process that ends at once would break them.
+# How long `close` waits for broadcasts that other ranks have begun. They end as soon as the slowest rank takes part,
+# and need nobody who waits; but a process that ends at once would break them.
 _LEAVE_WAIT_S = 2.0
 
 
@@ -140,7 +140,9 @@ class RankEngine:
             self._rounds.fail(error)
 
     def _hand_over(self, landed: OpInFlight) -> None:
-        landed.region = None  # the rounds have it; the worker that finished it may hold on to `landed` for a moment more
+        landed.region = (
+            None  # the rounds have it; the worker that finished it may hold on to `landed` for a moment more
+        )
         self._rounds.note_read(landed.op)
 
     def _pass_round(self) -> None:

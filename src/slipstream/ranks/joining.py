@@ -156,9 +156,7 @@ def join_team(distributed: object, find_terms: Callable[[], Terms]) -> Team | No
     return _make_team(known, shared, rank, tuple(members[number] for number in chosen), places)
 
 
-def _make_team(
-    known: _Acquaintance, board: Board, rank: int, ranks: tuple[int, ...], places: Sequence[str]
-) -> Team:
+def _make_team(known: _Acquaintance, board: Board, rank: int, ranks: tuple[int, ...], places: Sequence[str]) -> Team:
     """Begins to watch those who share, and connects them."""
     watch = known.watch = Watch(board, rank, ranks, places)
     _under_way[id(known)] = known
@@ -244,4 +242,4 @@ def _check_terms(hellos: Sequence[dict[str, Any]], members: Sequence[int]) -> No
 
 def _shares(hello: dict[str, Any], own: dict[str, Any]) -> bool:
     """Whether a rank and this one read for one another."""
-    return own["terms"]["share_across"] == "world" or hello["host"] == own["host"]
+    return bool(own["terms"]["share_across"] == "world" or hello["host"] == own["host"])

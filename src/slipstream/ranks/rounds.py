@@ -89,6 +89,9 @@ class Rounds:
         self._begun = 0  # how many pieces
         self._under_way = 0  # how many pieces
         self._read: set[int] = set()  # own pieces that stand in memory
+        self._undecided: list[
+            Piece
+        ] = []  # passed round since the freeze: until the counts are known they may be anything
         self._end = len(pieces)  # how many pieces are begun in all
         self._counts: Sequence[int] | None = None  # how many each rank had begun when it froze
         self._open = self._frozen = self._stopped = self._broken = self._abandoned = False
@@ -161,11 +164,10 @@ class Rounds:
             if error is not None:
                 self.breakage = self.breakage or str(error).partition("\n")[0]
                 self._broken = self._frozen = True
+            elif turn.target is not None and self._frozen:
+                self._undecided.append(piece)
             elif turn.target is not None:
-                self.landed_at = monotonic()
-                self.bytes_read += piece.nbytes
-                self.received_bytes += 0 if piece.owner == self._rank else piece.nbytes
-                self._outstanding[piece.op] -= 1
+                self._land(piece)
             self._changed.notify_all()
 
     def fail(self, error: BaseException) -> None:
@@ -239,6 +241,9 @@ class Rounds:
         with self._changed:
             self._end, self._counts, self._frozen = end, counts, False
             self._open = True
+            for piece in self._undecided:
+                self._land(piece)
+            self._undecided.clear()
             self._changed.notify_all()
 
     def wait_settled(self, timeout_s: float) -> News | None:
@@ -322,8 +327,19 @@ class Rounds:
         return Turn(piece, None if useless else self._targets[piece.op])
 
     def _is_useless(self, piece: Piece) -> bool:
-        """Whether its bytes are not needed: nobody here wants them, or its owner has not read them."""
-        return self._is_halted or (self._counts is not None and piece.number >= self._counts[piece.owner])
+        """Whether its bytes are not needed: nobody here wants them, or its owner has not sent them."""
+        return self._is_halted or not self._is_good(piece)
+
+    def _is_good(self, piece: Piece) -> bool:
+        return self._counts is None or piece.number < self._counts[piece.owner]
+
+    def _land(self, piece: Piece) -> None:
+        """Counts a piece that was passed round, unless its owner froze before he began it, as others had."""
+        if self._is_good(piece):
+            self.landed_at = monotonic()
+            self.bytes_read += piece.nbytes
+            self.received_bytes += 0 if piece.owner == self._rank else piece.nbytes
+            self._outstanding[piece.op] -= 1
 
     def _take_whole(self) -> OpInFlight | None:
         target = self._targets.get(self._delivered)

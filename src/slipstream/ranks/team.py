@@ -19,8 +19,8 @@ OnEnd: TypeAlias = Callable[[BaseException | None], None]
 
 # All ranks are there when they connect; one that dies at that very moment is waited for this long.
 _CONNECT_TIMEOUT = timedelta(seconds=120)
-# A broadcast waits for the slowest rank, whose caller may pause for hours: that is no fault. Ranks that die or leave are
-# noticed otherwise (watch.py).
+# A broadcast waits for the slowest rank, whose caller may pause for hours: that is no fault. Ranks that die or leave
+# are noticed otherwise (watch.py).
 _BROADCAST_TIMEOUT = timedelta(days=7)
 
 
@@ -72,13 +72,14 @@ def connect(ranks: Sequence[int]) -> dist.ProcessGroup:
         RankError: they cannot be connected.
     """
     try:
-        return dist.new_group(
+        group: dist.ProcessGroup = dist.new_group(
             list(ranks),
             timeout=_CONNECT_TIMEOUT,
             backend="gloo",
             use_local_synchronization=True,  # the ranks outside know nothing of it
             group_desc="slipstream",
         )
+        return group
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
         raise RankError(

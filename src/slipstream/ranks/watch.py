@@ -3,10 +3,10 @@
     every 0.1 s    has a rank posted why it ends? has this one failed, or left? has a broadcast failed?
     every 0.5 s    a beat for the others, and a look whether the next rank's goes on
 
-How a load ends in order. Whoever fails or leaves posts why. Each rank then begins no further broadcast and posts how many
-it has begun; the highest number is how many all of them take part in. What a rank had begun to send by then is good, the
-rest is anything, and nobody uses it. So every broadcast that was begun anywhere is ended everywhere: the group stays
-usable, nobody waits for ever, and each rank's caller is given all that any other rank's was.
+How a load ends in order. Whoever fails or leaves posts why. Each rank then begins no further broadcast and posts how
+many it has begun; the highest number is how many all of them take part in. What a rank had begun to send by then is
+good, the rest is anything, and nobody uses it. So every broadcast that was begun anywhere is ended everywhere: the
+group stays usable, nobody waits for ever, and each rank's caller is given all that any other rank's was.
 
 How it ends at once, where a rank has died or cannot be reached: nobody takes part in anything any more.
 """

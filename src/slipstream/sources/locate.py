@@ -22,7 +22,9 @@ def locate_checkpoint(uri: Uri | Sequence[Uri], sources: Sources) -> tuple[Listi
         BlobNotFoundError, AccessDeniedError: from the source.
     """
     return tuple(
-        map_concurrently(lambda text: sources.find(text).list_blobs(text), [*dict.fromkeys(list_uris(uri))], sources.close)
+        map_concurrently(
+            lambda text: sources.find(text).list_blobs(text), [*dict.fromkeys(list_uris(uri))], sources.close
+        )
     )
 
 
