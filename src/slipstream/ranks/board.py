@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TypeVar
 
-from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.distributed_c10d import Store
 
 from slipstream.errors import RankError
 from slipstream.ranks.notices import Notice, read_notice
@@ -35,13 +35,12 @@ class Board:
     out/R     it takes part in nothing any more            lost/0    a rank has given up, others may wait in vain
     """
 
-    def __init__(self, store: Store, prefix: str) -> None:
+    def __init__(self, store: Store) -> None:
         """
         Args:
-            store: of a process group that all ranks of the load are members of.
-            prefix: of this load alone; the same on all ranks.
+            store: the same for all ranks, under names that only this load uses.
         """
-        self._store = PrefixStore(prefix, _own_connection(store))
+        self._store = _own_connection(store)
 
     def post(self, kind: str, rank: int, text: str = "") -> None:
         """Says something; what this rank has said of that kind before is replaced."""

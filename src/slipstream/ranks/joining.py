@@ -10,18 +10,20 @@ import json
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from slipstream.errors import RankError, UsageError
 from slipstream.options import Options
 from slipstream.ranks.board import Board
 from slipstream.ranks.notices import note_failure, read_notice
-from slipstream.ranks.team import Team, connect, hold_for_ever
+from slipstream.ranks.team import Backend, Team, connect, hold_for_ever
 from slipstream.ranks.watch import Watch
 from slipstream.reading.engine import warn
 
@@ -56,15 +58,13 @@ class _Acquaintance:
     """What is kept of a process group between loads.
 
     Attributes:
-        loads: how many there were.
         groups: those made for broadcasts, by the ranks in them.
         watch: of the last load.
         boards: of the last load, with this rank's place at each.
         broken: why there can be no further one.
     """
 
-    loads: int = 0
-    groups: dict[tuple[int, ...], dist.ProcessGroup] = field(default_factory=dict)
+    groups: dict[tuple[int, ...], Backend] = field(default_factory=dict)
     watch: Watch | None = None
     boards: list[tuple[Board, int]] = field(default_factory=list)
     broken: str = ""
@@ -104,6 +104,9 @@ class _Acquaintance:
 
 
 _acquaintances: WeakKeyDictionary[dist.ProcessGroup, _Acquaintance] = WeakKeyDictionary()
+# How many loads there were, by the group's name and members: the store of a group that is destroyed and made again may
+# be the same, with what was said there before.
+_loads: Counter[tuple[str | int, ...]] = Counter()
 _under_way: dict[int, _Acquaintance] = {}  # also of groups that the caller has destroyed meanwhile
 
 
@@ -132,10 +135,10 @@ def join_team(distributed: object, find_terms: Callable[[], Terms]) -> Team | No
         find_terms()
         return None
     known = _acquaintances.setdefault(group, _Acquaintance())
-    known.loads += 1
-    prefix = f"slipstream/{known.loads}"
-    board = Board(group.get_group_store(), prefix)
     members = dist.get_process_group_ranks(group)
+    _loads[group.group_name, *members] += 1
+    store = PrefixStore(f"slipstream/{_loads[group.group_name, *members]}", group.get_group_store())
+    board = Board(store)
     own = group.rank()
 
     def find_checked() -> Terms:
@@ -148,22 +151,26 @@ def join_team(distributed: object, find_terms: Callable[[], Terms]) -> Team | No
     sharing = [number for number, hello in enumerate(hellos) if _shares(hello, hellos[own])]
     chosen = sorted(sharing, key=members.__getitem__)  # as in the group that will be made of them
     rank = chosen.index(own)
-    shared = board if len(chosen) == len(members) else Board(group.get_group_store(), f"{prefix}/{chosen[0]}")
+    if len(chosen) < len(members):
+        store = PrefixStore(f"team/{chosen[0]}", store)
+    shared = board if len(chosen) == len(members) else Board(store)
     known.turn_to([(board, own), *([(shared, rank)] if shared is not board else [])])
     if len(chosen) == 1:
         return None
     places = [f"{hellos[number]['host']}, process {hellos[number]['process']}" for number in chosen]
-    return _make_team(known, shared, rank, tuple(members[number] for number in chosen), places)
+    return _make_team(known, shared, store, rank, tuple(members[number] for number in chosen), places)
 
 
-def _make_team(known: _Acquaintance, board: Board, rank: int, ranks: tuple[int, ...], places: Sequence[str]) -> Team:
+def _make_team(
+    known: _Acquaintance, board: Board, store: Store, rank: int, ranks: tuple[int, ...], places: Sequence[str]
+) -> Team:
     """Begins to watch those who share, and connects them."""
     watch = known.watch = Watch(board, rank, ranks, places)
     _under_way[id(known)] = known
     watch.start(known.end_load)
     try:
         if ranks not in known.groups:
-            known.groups[ranks] = connect(ranks)
+            known.groups[ranks] = connect(PrefixStore("connect", store), rank, len(ranks))
     except BaseException as error:
         known.broken = "its ranks could not be connected"
         watch.fail(error)

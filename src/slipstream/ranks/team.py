@@ -5,10 +5,10 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, cast
 
 import torch
-import torch.distributed as dist
+from torch.distributed.distributed_c10d import BroadcastOptions, ProcessGroupGloo, Store, Work
 
 from slipstream.errors import RankError
 from slipstream.ranks.board import Board
@@ -24,6 +24,14 @@ _CONNECT_TIMEOUT = timedelta(seconds=120)
 _BROADCAST_TIMEOUT = timedelta(days=7)
 
 
+class Backend(Protocol):
+    """What passes bytes round: a backend of torch.distributed."""
+
+    def broadcast(self, tensors: list[torch.Tensor], options: BroadcastOptions, /) -> Work:
+        """Begins a broadcast; see torch.distributed."""
+        ...
+
+
 class Team:
     """The ranks of one load, as one of them sees it.
 
@@ -34,7 +42,7 @@ class Team:
         watch: who notices when one of them ends the load.
     """
 
-    def __init__(self, group: dist.ProcessGroup, rank: int, ranks: Sequence[int], board: Board, watch: Watch) -> None:
+    def __init__(self, group: Backend, rank: int, ranks: Sequence[int], board: Board, watch: Watch) -> None:
         self._group = group
         self.rank = rank
         self.ranks = tuple(ranks)
@@ -54,7 +62,7 @@ class Team:
         Raises:
             RuntimeError: the backend refuses.
         """
-        options = dist.BroadcastOptions()
+        options = BroadcastOptions()
         options.rootRank = owner
         options.rootTensor = 0
         options.timeout = _BROADCAST_TIMEOUT
@@ -63,23 +71,22 @@ class Team:
         work.get_future().add_done_callback(lambda future: on_end(_find_error(future)))
 
 
-def connect(ranks: Sequence[int]) -> dist.ProcessGroup:
+def connect(store: Store, rank: int, size: int) -> Backend:
     """A group for broadcasts alone: those of the caller, in a group of his, may come at any time and in any order.
 
-    All ranks call it, and at the same time.
+    All ranks call it, and at the same time. It is none of those that torch.distributed keeps account of: it would name
+    them by what each rank has made before, which need not be the same.
+
+    Args:
+        store: where they find one another, under names that nobody else uses.
+        rank: this process.
+        size: how many they are.
 
     Raises:
         RankError: they cannot be connected.
     """
     try:
-        group: dist.ProcessGroup = dist.new_group(
-            list(ranks),
-            timeout=_CONNECT_TIMEOUT,
-            backend="gloo",
-            use_local_synchronization=True,  # the ranks outside know nothing of it
-            group_desc="slipstream",
-        )
-        return group
+        return cast(Backend, ProcessGroupGloo(store, rank, size, _CONNECT_TIMEOUT))  # torch's types lack broadcast
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
         raise RankError(
@@ -88,7 +95,7 @@ def connect(ranks: Sequence[int]) -> dist.ProcessGroup:
         ) from error
 
 
-def hold_for_ever(group: dist.ProcessGroup) -> None:
+def hold_for_ever(group: Backend) -> None:
     """Keeps a group from being destroyed: that waits for its broadcasts, of which some may wait for ever.
 
     Source: the destructor of ProcessGroupGloo joins its threads.
