@@ -17,7 +17,7 @@ from typing import Any, Self
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 ROOT = Path(__file__).resolve().parents[2]
-HANG_S = 60.0  # no command takes nearly as long
+HANG_S = 25.0  # no command takes nearly as long
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +115,6 @@ class Crew:
         """Ends a rank as the kernel does when memory is short."""
         self._members[rank].kill()
         self._members[rank].wait()
-
-    def signal(self, rank: int, number: signal.Signals) -> None:
-        """Sends a rank a signal."""
-        self._members[rank].send_signal(number)
 
     def stop(self, rank: int) -> None:
         """Lets a rank stand still, as in a debugger."""

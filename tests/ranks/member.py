@@ -11,9 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import socket
 import sys
-from typing import Any
+import threading
+from typing import Any, cast
 
 import numpy
 import torch
@@ -22,6 +24,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 import slipstream
 from slipstream.ranks import joining, watch
+from slipstream.ranks.engine import RankEngine
 
 
 class Member:
@@ -66,10 +69,30 @@ class Member:
             "peak": stats.peak_buffer_bytes,
         }
 
+    def rest_until_ctrl_c(self) -> None:
+        """Takes all that is left, and is interrupted as soon as it waits for more."""
+        stream = self.stream
+        assert stream is not None
+        rounds = cast(RankEngine, stream._engine)._rounds
+
+        def interrupt() -> None:
+            while rounds._waiting_thread is None:
+                pass
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=interrupt, daemon=True).start()
+        self.rest()
+
     def close(self) -> None:
         assert self.stream is not None
         self.stream.close()
         self.stream = None
+
+    def take_and_close(self, count: int) -> list[str]:
+        """Both, without waiting for the other ranks in between."""
+        taken = self.take(count)
+        self.close()
+        return taken
 
     def keep(self) -> None:
         """Takes all that is left, and keeps it."""
@@ -119,8 +142,6 @@ class Member:
 
     def remember(self) -> dict[str, int]:
         """What is left of loads in this process and in the store."""
-        import threading
-
         names = [thread.name for thread in threading.enumerate() if thread.name.startswith("slipstream")]
         return {"threads": len(names), "descriptors": len(os.listdir("/proc/self/fd"))}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,21 +19,40 @@ ONE_SHARD = "model-1.safetensors"
 
 
 @pytest.fixture
-def server(model: Model) -> Iterator[RangeServer]:
-    """The model, behind a server that fails on command."""
-    with RangeServer(model.folder) as server:
+def server(model: Model, tmp_path: Path) -> Iterator[RangeServer]:
+    """A shard of the model under a name for each rank, behind a server that fails on command."""
+    for rank in range(4):
+        (tmp_path / rank_file(rank)).symlink_to(model.folder / ONE_SHARD)
+    with RangeServer(tmp_path) as server:
         yield server
 
 
-def begin_held(crew: Crew, server: RangeServer) -> None:
+def rank_file(rank: int) -> str:
+    return f"for-rank-{rank}.safetensors"
+
+
+def behind_header(rank: int) -> When:
+    """The requests of a rank but its first, which brings the header."""
+    return When(path=rank_file(rank), after=1)
+
+
+def begin_held(crew: Crew, server: RangeServer, *, iterate: bool = True) -> None:
     """Lets all ranks open a stream and wait for bytes that the server holds back."""
-    server.set_faults(Faults(Hold(after_bytes=1000, when=When(path=f"*{ONE_SHARD}", after=crew.size))))
-    crew.ask_all(
-        "open", uri=server.url(ONE_SHARD), options={"hedge": False, "first_byte_timeout_s": 100, "stall_timeout_s": 100}
-    )
+    server.set_faults(Faults(*(Hold(after_bytes=1000, when=behind_header(rank)) for rank in range(crew.size))))
+    options = {"hedge": False, "first_byte_timeout_s": 100, "stall_timeout_s": 100}
     for rank in range(crew.size):
-        crew.tell(rank, "rest")
+        crew.tell(rank, "open", uri=server.url(rank_file(rank)), options=options)
+    for rank in range(crew.size):
+        assert crew.hear(rank) is None
     server.wait_held(crew.size)
+    for rank in range(crew.size if iterate else 0):
+        crew.tell(rank, "rest")
+
+
+def let_go(server: RangeServer) -> None:
+    """Lets all bytes come."""
+    server.set_faults(Faults())
+    server.release()
 
 
 def check_usable(crew: Crew, model: Model) -> None:
@@ -45,14 +63,12 @@ def check_usable(crew: Crew, model: Model) -> None:
 def test_one_fails(crew: Crew, model: Model, server: RangeServer) -> None:
     """What one rank's reading fails with is raised on every rank, with that rank's name; then they can load again."""
     failing = crew.size - 1
-    denied = Faults(Status(403, when=When(path="/refused.safetensors", after=1)))
-    server.put("refused.safetensors", (model.folder / ONE_SHARD).read_bytes())
-    server.set_faults(denied)
+    server.set_faults(Faults(Status(403, when=behind_header(failing))))
     for rank in range(crew.size):
-        crew.tell(rank, "load", uri=server.url("refused.safetensors" if rank == failing else ONE_SHARD))
+        crew.tell(rank, "load", uri=server.url(rank_file(rank)))
     found = [crew.hear(rank) for rank in range(crew.size)]
-    assert all(isinstance(each, Failed) and each.error == "AccessDeniedError" for each in found)
-    assert "refused.safetensors" in found[failing].text
+    assert [each.error for each in found] == ["AccessDeniedError"] * crew.size
+    assert rank_file(failing) in found[failing].text
     for told in found[:failing]:
         assert told.text == f"rank {failing} failed, and with it the load of all ranks: {found[failing].text}"
     check_usable(crew, model)
@@ -129,15 +145,23 @@ def test_one_leaves(crew: Crew, model: Model) -> None:
     check_usable(crew, model)
 
 
-@pytest.mark.parametrize("limit_mib", [13, None])
-def test_all_leave_at_the_same_tensor(crew: Crew, model: Model, limit_mib: int | None) -> None:
+def test_all_leave_at_the_same_tensor(crew: Crew, model: Model) -> None:
     """Ranks may all stop after the same tensor, one long before another: each is given that much, without an error."""
-    options = {} if limit_mib is None else {"memory_limit": limit_mib * MIB}
-    crew.ask_all("open", uri=str(model.folder), options=options)
+    crew.ask_all("open", uri=str(model.folder))
     taken = []
     for rank in range(crew.size):
         taken.append(crew.ask(rank, "take", count=5))
         assert crew.ask(rank, "close") is None
+    assert all(names == taken[0] and len(names) == 5 for names in taken)
+    check_usable(crew, model)
+
+
+def test_all_leave_under_a_limit(crew: Crew, model: Model) -> None:
+    """So may those whose memory is so small that none can be far ahead."""
+    crew.ask_all("open", uri=str(model.folder), options={"memory_limit": 13 * MIB})
+    for rank in range(crew.size):
+        crew.tell(rank, "take_and_close", count=5)
+    taken = [crew.hear(rank) for rank in range(crew.size)]
     assert all(names == taken[0] and len(names) == 5 for names in taken)
     check_usable(crew, model)
 
@@ -159,8 +183,7 @@ def test_a_slow_rank_only_slows(crew: Crew, model: Model, server: RangeServer) -
     """While one rank stands still, or its caller pauses, the others wait, and then everything arrives."""
     begin_held(crew, server)
     crew.stop(0)
-    server.set_faults(Faults())
-    server.release()
+    let_go(server)
     crew.go_on(0)
     results = [crew.hear(rank) for rank in range(crew.size)]
     names = set(model.shards[ONE_SHARD])
@@ -182,10 +205,9 @@ def test_a_slow_caller_only_slows(pair: Crew, model: Model) -> None:
 
 def test_a_slow_store_for_one(pair: Crew, model: Model, server: RangeServer) -> None:
     """A rank whose storage is slower than the others' slows the load, which is whole all the same."""
-    server.set_faults(Faults(Rate(8e6, when=When(path="/slow.safetensors"))))
-    server.put("slow.safetensors", (model.folder / ONE_SHARD).read_bytes())
-    pair.tell(0, "load", uri=server.url(ONE_SHARD))
-    pair.tell(1, "load", uri=server.url("slow.safetensors"))
+    server.set_faults(Faults(Rate(8e6, when=behind_header(1))))
+    for rank in range(2):
+        pair.tell(rank, "load", uri=server.url(rank_file(rank)))
     results = [pair.hear(0), pair.hear(1)]
     assert results[0]["tensors"] == results[1]["tensors"]
     assert dict(results[0]["tensors"]) == {name: model.digests[name] for name in model.shards[ONE_SHARD]}
@@ -198,8 +220,7 @@ def test_one_is_killed(model: Model, server: RangeServer, size: int, victim: int
     with Crew(size) as crew:
         begin_held(crew, server)
         crew.kill(victim)
-        server.set_faults(Faults())
-        server.release()
+        let_go(server)
         for rank in set(range(size)) - {victim}:
             told = crew.hear(rank)
             assert isinstance(told, Failed)
@@ -232,9 +253,7 @@ def test_one_is_killed_before_the_first_byte(model: Model, faulty_fs: tuple[Faul
 def test_one_ends_in_the_midst(model: Model, server: RangeServer) -> None:
     """A rank whose program ends while its stream is open ends without a word, and the others are told."""
     with Crew(2) as crew:
-        server.set_faults(Faults(Hold(after_bytes=1000, when=When(path=f"*{ONE_SHARD}", after=2))))
-        crew.ask_all("open", uri=server.url(ONE_SHARD))
-        server.wait_held(2)
+        begin_held(crew, server, iterate=False)
         assert crew.finish(0) == (0, "")
         server.release()
         told = crew.ask(1, "rest")
@@ -257,13 +276,13 @@ def test_one_is_done_first(model: Model) -> None:
 def test_ctrl_c(model: Model, server: RangeServer) -> None:
     """Ctrl-C in one rank interrupts its wait, and the others are told that it has left."""
     with Crew(2) as crew:
-        begin_held(crew, server)
-        crew.signal(0, signal.SIGINT)
+        begin_held(crew, server, iterate=False)
+        crew.tell(1, "rest")
+        crew.tell(0, "rest_until_ctrl_c")
         assert crew.hear(0) == Failed("KeyboardInterrupt", "KeyboardInterrupt()")
         told = crew.hear(1)
         assert (told.error, told.rank) == ("RankError", 0)
-        server.set_faults(Faults())
-        server.release()
+        let_go(server)
         check_usable(crew, model)
 
 

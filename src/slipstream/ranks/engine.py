@@ -1,8 +1,9 @@
 """Runs a load that ranks share: reads this rank's pieces, passes all pieces round, hands whole ops to the caller.
 
     workers    read this rank's pieces     an Engine of its own, over its part of the plan
-    pump       says which have landed      from the engine's schedule to the rounds
+    pump       says which were read        from the engine's schedule to the rounds
     courier    broadcasts, in order        its own pieces once they are read, others' into memory that waits for them
+    lander     waits for broadcasts        and says which have ended
     watch      notices how it ends         see watch.py
 
     storage --workers--> memory of the op --courier, backend--> the same op of every other rank
@@ -15,15 +16,15 @@ Nothing is copied on the way: a rank reads into the memory that tensors stand in
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from queue import SimpleQueue
 
 from slipstream.errors import ReadError
 from slipstream.options import Options
 from slipstream.planning.partition import choose_piece_bytes, own_reads, partition_reads
 from slipstream.ranks.rounds import Rounds, Turn
-from slipstream.ranks.team import Team
+from slipstream.ranks.team import Passing, Team, hold_for_ever
+from slipstream.ranks.threads import make_thread
 from slipstream.reading.buffers import Ledger
 from slipstream.reading.engine import Engine, memory_error
 from slipstream.reading.schedule import OpInFlight, Schedule
@@ -96,9 +97,11 @@ class RankEngine:
         populate = populate and plan.memory_limit is None
         self._engine = Engine(self.plan, options, sources, populate=populate, places=self._rounds)
         self.schedule = SharedDeliveries(self._rounds, self._engine.schedule)
+        self._passing: SimpleQueue[tuple[Turn, Passing] | None] = SimpleQueue()  # under way, in order; None ends it
         self._threads = [
-            threading.Thread(target=self._pump, name="slipstream-pump", daemon=True),
-            threading.Thread(target=self._pass_round, name="slipstream-courier", daemon=True),
+            make_thread(self._pump, "pump"),
+            make_thread(self._pass_round, "courier"),
+            make_thread(self._land, "lander"),
         ]
         try:
             for thread in self._threads:
@@ -161,6 +164,28 @@ class RankEngine:
             if turn is not None:
                 self._rounds.note_ended(turn, error)
             self._rounds.fail(error)
+        finally:
+            self._passing.put(None)
+
+    def _land(self) -> None:
+        """Tells the rounds of each broadcast that has ended."""
+        while (entry := self._passing.get()) is not None:
+            turn, passing = entry
+            error = self._wait_passed(passing)
+            del passing, entry  # what is told of may be handed out at once
+            self._rounds.note_ended(turn, error)
+            del turn
+
+    def _wait_passed(self, passing: Passing) -> BaseException | None:
+        """Waits for a broadcast's end; what it failed with, if it did, or was given up for."""
+        try:
+            while not passing.wait():
+                if self._rounds.is_abandoned:
+                    hold_for_ever(passing)
+                    return RuntimeError("given up")
+        except BaseException as error:
+            return error
+        return None
 
     def _broadcast(self, turn: Turn) -> None:
         """Takes part in the broadcast of a piece, also where its bytes are of no use here: the others wait for it."""
@@ -172,7 +197,7 @@ class RankEngine:
         if memory is None:
             turn = turn._replace(target=None)
             memory = memoryview(bytearray(turn.piece.nbytes))
-        self._team.broadcast(memory, turn.piece.owner, partial(self._note_ended, turn))
+        self._passing.put((turn, self._team.broadcast(memory, turn.piece.owner)))
 
     def _explain(self, error: OSError, turn: Turn) -> ReadError:
         assert turn.target is not None
@@ -180,7 +205,3 @@ class RankEngine:
         explained = memory_error(op, self.plan.checkpoint.blobs[op.blob].uri, error)
         explained.__cause__ = error
         return explained
-
-    def _note_ended(self, turn: Turn, error: BaseException | None) -> None:
-        with suppress(Exception):  # torch would print it, and nobody else is there to tell
-            self._rounds.note_ended(turn, error)

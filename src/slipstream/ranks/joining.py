@@ -24,12 +24,14 @@ from slipstream.options import Options
 from slipstream.ranks.board import Board
 from slipstream.ranks.notices import note_failure, read_notice
 from slipstream.ranks.team import Backend, Team, connect, hold_for_ever
+from slipstream.ranks.threads import join_threads
 from slipstream.ranks.watch import Watch
 from slipstream.reading.engine import warn
 
 # As long as torch.distributed itself waits by default: ranks may have much else to do before they load.
 _LONGEST_MEETING_S = 1800.0
 _WARN_AFTER_S = 10.0
+_LONGEST_GOODBYE_S = 5.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.001, 0.05
 
 
@@ -111,10 +113,12 @@ _under_way: dict[int, _Acquaintance] = {}  # also of groups that the caller has 
 
 
 @atexit.register
-def _hold_all() -> None:
-    """An interpreter that ends in the midst of a load destroys its groups, and would wait there for other ranks."""
+def _end_all() -> None:
+    """Ends what is under way, before the interpreter does."""
     for known in list(_under_way.values()):
-        known.hold()
+        if known.watch is not None:
+            known.watch.quit()
+    join_threads(_LONGEST_GOODBYE_S)
 
 
 def join_team(distributed: object, find_terms: Callable[[], Terms]) -> Team | None:

@@ -5,7 +5,7 @@ Everything here happens under one reentrant lock and takes microseconds, as in a
     engine     admit(op), place(op)                   where this rank's own reads go: into the memory of whole ops
     pump       note_read(op)                          a piece of this rank's stands in memory
     courier    wait_step() -> Turn, find_memory       the next piece, in the order that all ranks keep
-    backend    note_ended(turn, error)                a broadcast has ended
+    lander     note_ended(turn, error)                a broadcast has ended
     caller     wait_whole() -> OpInFlight             whole ops, in the order of the plan: the same on all ranks
     watch      wait_news, freeze, finish_at           how the load ends; see watch.py
 
@@ -252,12 +252,16 @@ class Rounds:
             self._changed.wait_for(lambda: self._broken or self._is_settled, timeout_s)
             return News.BROKEN if self._broken else News.OVER if self._is_settled else None
 
-    def abandon(self) -> bool:
-        """Takes part in nothing any more; whether nothing was under way."""
+    def abandon(self) -> None:
+        """Takes part in nothing any more. What is under way is left so."""
         with self._changed:
             self._abandoned = True
             self._changed.notify_all()
-            return self._under_way == 0
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether what is under way may never end."""
+        return self._abandoned
 
     @property
     def is_open(self) -> bool:

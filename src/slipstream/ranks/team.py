@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Protocol, TypeAlias, cast
+from typing import Protocol, cast
 
 import torch
 from torch.distributed.distributed_c10d import BroadcastOptions, ProcessGroupGloo, Store, Work
@@ -14,14 +14,12 @@ from slipstream.errors import RankError
 from slipstream.ranks.board import Board
 from slipstream.ranks.watch import Watch
 
-OnEnd: TypeAlias = Callable[[BaseException | None], None]
-"""Told once, in a thread of the backend's, that a broadcast has ended, and how."""
-
 # All ranks are there when they connect; one that dies at that very moment is waited for this long.
 _CONNECT_TIMEOUT = timedelta(seconds=120)
 # A broadcast waits for the slowest rank, whose caller may pause for hours: that is no fault. Ranks that die or leave
 # are noticed otherwise (watch.py).
 _BROADCAST_TIMEOUT = timedelta(days=7)
+_LOOK = timedelta(milliseconds=50)  # how often a thread that waits for a broadcast looks whether it should still
 
 
 class Backend(Protocol):
@@ -30,6 +28,28 @@ class Backend(Protocol):
     def broadcast(self, tensors: list[torch.Tensor], options: BroadcastOptions, /) -> Work:
         """Begins a broadcast; see torch.distributed."""
         ...
+
+
+class Passing:
+    """A broadcast under way."""
+
+    def __init__(self, work: Work, tensor: torch.Tensor) -> None:
+        self._work = work
+        self._tensor = tensor
+
+    def wait(self) -> bool:
+        """Waits for its end a little; whether it has ended.
+
+        Raises:
+            RuntimeError: it has failed.
+        """
+        try:
+            self._work.wait(_LOOK)
+        except RuntimeError:  # also after the time: that ends the wait, not the broadcast
+            if self._work.is_completed():
+                raise
+            return False
+        return True
 
 
 class Team:
@@ -54,7 +74,7 @@ class Team:
         """How many they are."""
         return len(self.ranks)
 
-    def broadcast(self, memory: memoryview, owner: int, on_end: OnEnd) -> None:
+    def broadcast(self, memory: memoryview, owner: int) -> Passing:
         """Begins to pass bytes on: the owner's into the same number of bytes of every other rank.
 
         All ranks call it in the same order. The memory is kept until the end.
@@ -67,8 +87,8 @@ class Team:
         options.rootTensor = 0
         options.timeout = _BROADCAST_TIMEOUT
         options.asyncOp = True
-        work = self._group.broadcast([torch.frombuffer(memory, dtype=torch.uint8)], options)
-        work.get_future().add_done_callback(lambda future: on_end(_find_error(future)))
+        tensor = torch.frombuffer(memory, dtype=torch.uint8)
+        return Passing(self._group.broadcast([tensor], options), tensor)
 
 
 def connect(store: Store, rank: int, size: int) -> Backend:
@@ -95,17 +115,10 @@ def connect(store: Store, rank: int, size: int) -> Backend:
         ) from error
 
 
-def hold_for_ever(group: Backend) -> None:
-    """Keeps a group from being destroyed: that waits for its broadcasts, of which some may wait for ever.
+def hold_for_ever(held: object) -> None:
+    """Keeps what a thread of the backend may still use, past the end of the interpreter.
 
-    Source: the destructor of ProcessGroupGloo joins its threads.
+    The destructor of a group waits for its broadcasts, of which some may never end; the memory of one that does end
+    is given back by the backend's thread, which ends the process where there is no interpreter any more.
     """
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(group))
-
-
-def _find_error(future: torch.futures.Future[list[torch.Tensor]]) -> BaseException | None:
-    try:
-        future.value()
-    except Exception as error:
-        return error
-    return None
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(held))

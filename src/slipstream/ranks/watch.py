@@ -21,6 +21,7 @@ from slipstream.errors import SlipstreamError
 from slipstream.ranks.board import Board, BoardLostError
 from slipstream.ranks.notices import Notice, note_break, note_death, note_failure, note_leave
 from slipstream.ranks.rounds import News, Rounds
+from slipstream.ranks.threads import make_thread
 
 _LOOK_S = 0.1
 _FIRST_LOOK_S = 0.002  # where ranks wait for one another every look is a delay: then pauses grow from this one on
@@ -61,7 +62,8 @@ class Watch:
         self._beats = 0
         self._next_beat = 0.0
         self._pause_s = _FIRST_LOOK_S
-        self.thread = threading.Thread(target=self._run, name="slipstream-watch", daemon=True)
+        self._quits = False
+        self.thread = make_thread(self._run, "watch")
 
     def start(self, on_end: Callable[[bool], None]) -> None:
         """Begins. In the end the function is told whether every broadcast has ended, or some may never do."""
@@ -82,6 +84,16 @@ class Watch:
             self._failure = error
             self._changed.notify_all()
         self._ended.wait(_FAREWELL_S)
+
+    def quit(self) -> None:
+        """Ends the load because the interpreter ends: in order if the other ranks answer at once."""
+        with self._changed:
+            rounds = self._rounds
+        if rounds is not None:
+            rounds.stop()
+            self._ended.wait(_FAREWELL_S)
+        self._quits = True
+        self.fail(RuntimeError("its program has ended"))
 
     def check(self) -> None:
         """Raises what has ended the load, if anything has. For who waits for other ranks before there are rounds."""
@@ -245,13 +257,14 @@ class Watch:
     def _is_hopeless(self) -> bool:
         """Whether a rank has given up or died, so that what is under way may never end."""
         silent = self._find_silence() if self._beat() else None
-        return silent is not None or self._board.see("lost", 0) is not None
+        return self._quits or silent is not None or self._board.see("lost", 0) is not None
 
     def _abandon(self) -> bool:
-        """Gives up, and says so; whether nothing was under way."""
-        clean = self._rounds is None or self._rounds.abandon()
+        """Gives up, and says so. Always False: the group cannot be used any more."""
+        if self._rounds is not None:
+            self._rounds.abandon()
         self._board.post("lost", 0)
-        return clean
+        return False
 
     def _say_goodbye(self) -> None:
         """Says that nobody has to wait for this rank or listen to it."""
@@ -267,7 +280,8 @@ class Watch:
         """Ends the load for this rank: nothing can be told to the others, nor heard of them."""
         shown = error if isinstance(error, SlipstreamError) else SlipstreamError(f"a bug in the watch: {error!r}")
         self._freeze(Notice("broken", None, str(shown)), shown)
-        self._clean = self._rounds is None or self._rounds.abandon()
+        if self._rounds is not None:
+            self._rounds.abandon()
 
     def _freeze(self, notice: Notice, error: SlipstreamError | None) -> int:
         """Says why it ends to whoever waits here; how many broadcasts were begun, of which there will be no more."""
