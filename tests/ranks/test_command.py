@@ -41,7 +41,7 @@ def test_summary(model: Model) -> None:
     ended = torchrun(2, "load", str(model.folder), "--distributed")
     assert ended.returncode == 0, ended.stderr
     lines = [line.split(maxsplit=1) for line in ended.stdout.splitlines()]
-    assert [first for first, *_ in lines].count("loaded") == 1
+    assert sum(words[:1] == ["loaded"] for words in lines) == 1
     assert any(" ".join(words).startswith("ranks 2, which read") for words in lines)
 
 
