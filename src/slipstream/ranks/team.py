@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Protocol, cast
 
@@ -43,12 +44,11 @@ class Passing:
         Raises:
             RuntimeError: it has failed.
         """
-        try:
+        with suppress(RuntimeError):  # also after the time, which ends the wait and not the broadcast
             self._work.wait(_LOOK)
-        except RuntimeError:  # also after the time: that ends the wait, not the broadcast
-            if self._work.is_completed():
-                raise
+        if not self._work.is_completed():
             return False
+        self._work.wait()  # at once: only now the error is that of the broadcast
         return True
 
 
