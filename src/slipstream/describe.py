@@ -29,12 +29,9 @@ def describe_checkpoint(listings: Sequence[Listing], sources: Sources) -> Checkp
         for blob in listing.blobs:
             blobs.setdefault(blob, len(blobs))
         if listing.index is not None:
-            index = _read_index(listing.index, sources)
-            find_blob = partial(sources.find(listing.index.uri).find_blob, listing)
-            shards = map_concurrently(find_blob, index.shards, sources.close)
-            numbers = {
-                name: blobs.setdefault(blob, len(blobs)) for name, blob in zip(index.shards, shards, strict=True)
-            }
+            index = read_index(listing.index, sources)
+            shards = find_shards(listing, index, sources)
+            numbers = {name: blobs.setdefault(blob, len(blobs)) for name, blob in shards.items()}
             indexes.append((listing.index, index, numbers))
     headers = map_concurrently(partial(_read_header, sources), list(enumerate(blobs)), sources.close)
     checkpoint = build_checkpoint(tuple(blobs), headers)
@@ -43,7 +40,15 @@ def describe_checkpoint(listings: Sequence[Listing], sources: Sources) -> Checkp
     return checkpoint
 
 
-def _read_index(blob: Blob, sources: Sources) -> ShardIndex:
+def find_shards(listing: Listing, index: ShardIndex, sources: Sources) -> dict[str, Blob]:
+    """The blobs that an index names, by their names; all are looked for at once."""
+    assert listing.index is not None, "only an index names shards"
+    find_blob = partial(sources.find(listing.index.uri).find_blob, listing)
+    return dict(zip(index.shards, map_concurrently(find_blob, index.shards, sources.close), strict=True))
+
+
+def read_index(blob: Blob, sources: Sources) -> ShardIndex:
+    """Reads a shard index, of which no more than is allowed."""
     data = sources.find(blob.uri).read_range(blob, 0, min(blob.size, MAX_INDEX_BYTES + 1))
     return parse_shard_index(data, blob.uri)
 

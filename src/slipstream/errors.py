@@ -105,6 +105,10 @@ class BlobChangedError(ReadError):
     """The blob is no longer the one whose header was read. Load again once its writer is done."""
 
 
+class WriteError(SlipstreamError, OSError):
+    """A file could not be written: the disk is full, or its permissions forbid it. `uri` is its path."""
+
+
 class MemoryLimitError(SlipstreamError, MemoryError):
     """`memory_limit` leaves no way forward. Drop tensors, raise the limit, or select with `names=`."""
 

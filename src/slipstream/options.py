@@ -18,6 +18,10 @@ from slipstream.types import FILE_STRATEGIES, Strategy
 _PREFIX = "SLIPSTREAM_"
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
+PULL_MEMORY_BYTES = 512 << 20
+"""What a pull takes as its `memory_limit` where none is given: ranges wait in memory while the disk is slower than the
+network. Unmeasured: 64 reads of 8 MiB."""
+
 _SWITCHES = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
@@ -84,6 +88,8 @@ class Options:
             which small neighbours are read together. At least 4,096.
         memory_limit: bytes that the tensors in flight and the tensors the caller still holds may take
             together; None is no limit. A tensor larger than it is refused before any read.
+        count_held: whether tensors that the caller holds count against `memory_limit`. False bounds only what is
+            read ahead of the caller, who may then keep what it likes.
         memory_wait_s: how long a stream that cannot move, because the caller holds all of
             `memory_limit`, waits for another thread to drop tensors before it raises.
         strategy: "auto" lets the policy decide for each local file; a name forces one.
@@ -110,6 +116,7 @@ class Options:
     concurrency: int | Literal["auto"] = field(default_factory=_setting("concurrency", _parse_concurrency, "auto"))
     chunk_bytes: int = field(default_factory=_setting("chunk_bytes", parse_bytes, 8 << 20))
     memory_limit: int | None = field(default_factory=_setting("memory_limit", _parse_limit, None))
+    count_held: bool = field(default_factory=_setting("count_held", _parse_switch, True))
     # Unmeasured: long enough for a consumer thread to finish with a tensor, short enough to notice.
     memory_wait_s: float = field(default_factory=_setting("memory_wait_s", float, 2.0))
     strategy: Strategy | Literal["auto", "mapped", "direct", "buffered"] = field(
@@ -138,6 +145,8 @@ class Options:
             raise UsageError(f"chunk_bytes is {self.chunk_bytes!r}; it is a whole number of bytes, at least 4096")
         if self.memory_limit is not None and not (_is_int(self.memory_limit) and self.memory_limit > 0):
             raise UsageError(f"memory_limit is {self.memory_limit!r}; it is a number of bytes above 0, or None")
+        if not isinstance(self.count_held, bool):
+            raise UsageError(f"count_held is {self.count_held!r}; it is True or False")
         if not (_is_number(self.memory_wait_s) and 0 <= self.memory_wait_s <= TIMEOUT_MAX):
             raise UsageError(f"memory_wait_s is {self.memory_wait_s!r}; it is a number of seconds, 0 or more")
         self._check_network()

@@ -3,7 +3,8 @@
     locate  ->  describe  ->  plan  ->  read  ->  deliver
 
 Where ranks share a load, the first of them does the first two for all, and `ranks` stands between read and deliver.
-This is the only place that wires the stages together.
+This is the only place that wires the stages together. Plain ranges go the same way (ranges.py), and so do the files of
+a pull (pulling/).
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from slipstream.options import Options
 from slipstream.planning.build import plan_reads
 from slipstream.planning.select import Names, select_tensors
 from slipstream.progress import find_report
+from slipstream.ranges import RangeStream, describe_ranges
 from slipstream.sources.locate import Uri, list_uris, locate_checkpoint
 from slipstream.sources.registry import Sources, StorageOptionsGiven
 from slipstream.tensor_stream import TensorStream
-from slipstream.types import Checkpoint, LoadStats, Progress, ReadPlan
+from slipstream.types import ByteRange, Checkpoint, LoadStats, Progress, ReadPlan
 
 if TYPE_CHECKING:
     import torch
@@ -83,7 +85,10 @@ def stream(
         RankError: a rank of a shared load did not come, died or left.
         ReadError and others: while iterating; see TensorStream.
     """
-    return _begin(uri, device, framework, names, options, storage_options, progress, distributed)
+    sources = Sources(storage_options, options)
+    return begin_stream(
+        partial(_describe, uri), sources, device, framework, names, options, progress, distributed=distributed, uri=uri
+    )
 
 
 def load(
@@ -98,10 +103,54 @@ def load(
     progress: bool | Callable[[Progress], object] = False,
 ) -> dict[str, Tensor]:
     """Loads a checkpoint as a whole: name -> tensor. Arguments, ownership and errors as in `stream`."""
-    with _begin(
-        uri, device, framework, names, options, storage_options, progress, distributed, keeps=True, check=_check_fits
+    with begin_stream(
+        partial(_describe, uri),
+        Sources(storage_options, options),
+        device,
+        framework,
+        names,
+        options,
+        progress,
+        keeps=True,
+        check=lambda reads: _check_fits(options or Options(), reads),
+        distributed=distributed,
+        uri=uri,
     ) as tensors:
         return dict(tensors)
+
+
+def stream_ranges(
+    ranges: Sequence[ByteRange],
+    *,
+    device: Device = "cpu",
+    framework: FrameworkName | None = None,
+    options: Options | None = None,
+    storage_options: StorageOptionsGiven | None = None,
+    progress: bool | Callable[[Progress], object] = False,
+) -> RangeStream:
+    """Streams plain ranges of blobs, whatever is in them: hands each out the moment its last byte is there.
+
+        with slipstream.stream_ranges([ByteRange("s3://models/a.bin", 0, 4096), ...]) as ranges:
+            for position, data in ranges:
+                ...
+
+    Args:
+        ranges: of files, objects and URLs, mixed. They may overlap, repeat and be empty.
+        device, framework, options, storage_options: as in `stream`.
+        progress: as in `stream`; its tensors are ranges.
+
+    Returns:
+        A RangeStream of (position in `ranges`, bytes). Its text says who owns the bytes, and until when.
+
+    Raises:
+        UsageError: a range that is none, or reaches beyond its blob. Before any is read, as the others.
+        BlobNotFoundError, AccessDeniedError, MemoryLimitError, MissingDependencyError: as `stream`.
+        ReadError and others: while iterating; see TensorStream.
+    """
+    options = options or Options()
+    describe = partial(describe_ranges, ranges, options.memory_limit)
+    sources = Sources(storage_options, options)
+    return RangeStream(begin_stream(describe, sources, device, framework, None, options, progress))
 
 
 def load_into(
@@ -134,17 +183,18 @@ def load_into(
     from slipstream.delivery.module import ModuleFiller
 
     filler = ModuleFiller(module, strict=strict)
-    begun = _begin(
-        uri,
+    begun = begin_stream(
+        partial(_describe, uri),
+        Sources(storage_options, options),
         device,
         "torch",
         names,
         options,
-        storage_options,
         progress,
-        distributed,
         keeps=filler.keeps,
         check=filler.check,
+        distributed=distributed,
+        uri=uri,
     )
     with begun as tensors:
         for name, tensor in tensors:
@@ -185,22 +235,14 @@ def plan(
         As `inspect`; and TensorNotFoundError, MemoryLimitError.
     """
     with Sources(storage_options, options) as sources:
-        return _plan(uri, device, names, options or Options(), sources)
+        return _plan(_describe(uri, sources), device, names, options or Options(), sources)
 
 
 def _describe(uri: Uri | Sequence[Uri], sources: Sources) -> Checkpoint:
     return describe_checkpoint(locate_checkpoint(uri, sources), sources)
 
 
-def _plan(
-    uri: Uri | Sequence[Uri], device: Device, names: Names | None, options: Options, sources: Sources
-) -> ReadPlan:
-    return _plan_checkpoint(_describe(uri, sources), device, names, options, sources)
-
-
-def _plan_checkpoint(
-    checkpoint: Checkpoint, device: Device, names: Names | None, options: Options, sources: Sources
-) -> ReadPlan:
+def _plan(checkpoint: Checkpoint, device: Device, names: Names | None, options: Options, sources: Sources) -> ReadPlan:
     selected = select_tensors(checkpoint, names)
     used = {tensor.blob for tensor in selected}
     facts = [
@@ -210,39 +252,41 @@ def _plan_checkpoint(
     return plan_reads(checkpoint, selected, facts, options, find_target(device))
 
 
-def _begin(
-    uri: Uri | Sequence[Uri],
+def begin_stream(
+    describe: Callable[[Sources], Checkpoint],
+    sources: Sources,
     device: Device,
     framework: FrameworkName | None,
     names: Names | None,
     options: Options | None,
-    storage_options: StorageOptionsGiven | None,
     progress: bool | Callable[[Progress], object],
-    distributed: Distributed,
     *,
     keeps: bool = False,
     check: Callable[[ReadPlan], object] = lambda reads: None,
+    distributed: Distributed = None,
+    uri: Uri | Sequence[Uri] = (),
 ) -> TensorStream:
-    """Plans a load and, if `check` does not object to the plan, begins to read. `keeps`: what is loaded is kept."""
+    """Plans a load of what `describe` finds and, if `check` does not object to the plan, begins to read.
+
+    Takes the sources over, and closes them in the end. `keeps`: what is loaded is kept. `uri`: what `describe`
+    describes, by which ranks that share a load tell whether they were given the same.
+    """
     started = time.perf_counter(), time.process_time()
-
-    def settle() -> tuple[Options, FrameworkName, Callable[[Progress], object] | None]:
-        require_host(device)
-        return options or Options(), choose_framework(framework), find_report(progress)
-
-    team = _join(distributed, device, lambda: settle()[0])
-    settled, delivered_as, report = settle()
-    sources = Sources(storage_options, settled)
+    settle = partial(_settle, device, framework, options, progress)
+    team: Team | None = None
     try:
+        team = _join(distributed, device, settle)
+        options, delivered_as, report = settle()
+        plan_described = partial(_plan, device=device, names=names, options=options, sources=sources)
         if team is None:
-            reads = _plan(uri, device, names, settled, sources)
+            reads = plan_described(describe(sources))
         else:
-            reads = _plan_together(team, uri, device, names, settled, sources)
+            reads = _agree(team, uri, sources, partial(describe, sources), plan_described)
         check(reads)
-        populate = keeps if settled.populate == "auto" else settled.populate
-        engine = None if team is None else _start_shared(team, reads, settled, sources, populate=populate)
+        populate = keeps if options.populate == "auto" else options.populate
+        engine = None if team is None else _start_shared(team, reads, options, sources, populate=populate)
         return TensorStream(
-            reads, delivered_as, settled, sources, populate=populate, report=report, started=started, engine=engine
+            reads, delivered_as, options, sources, populate=populate, report=report, started=started, engine=engine
         )
     except BaseException as error:
         sources.close()
@@ -251,29 +295,44 @@ def _begin(
         raise
 
 
-def _join(distributed: Distributed, device: Device, find_options: Callable[[], Options]) -> Team | None:
+def _settle(
+    device: Device,
+    framework: FrameworkName | None,
+    options: Options | None,
+    progress: bool | Callable[[Progress], object],
+) -> tuple[Options, FrameworkName, Callable[[Progress], object] | None]:
+    """What the caller's arguments come to, as far as that can be told without I/O."""
+    require_host(device)
+    return options or Options(), choose_framework(framework), find_report(progress)
+
+
+# What ranks that share a load add to the story. Imported here and not above, because all of it needs torch.
+
+
+def _join(
+    distributed: Distributed,
+    device: Device,
+    settle: Callable[[], tuple[Options, FrameworkName, Callable[[Progress], object] | None]],
+) -> Team | None:
     """The ranks that share this load; None for a load of one's own."""
     if distributed is None or distributed is False:
         return None
     choose_framework("torch")  # also where tensors are wanted for another: it passes the bytes round
-    from slipstream.ranks.joining import join_team, make_terms  # here, because it imports torch, as all of ranks does
+    from slipstream.ranks.joining import join_team, make_terms
 
-    return join_team(distributed, lambda: make_terms(str(device), find_options()))
+    return join_team(distributed, lambda: make_terms(str(device), settle()[0]))
 
 
-def _plan_together(
-    team: Team, uri: Uri | Sequence[Uri], device: Device, names: Names | None, options: Options, sources: Sources
+def _agree(
+    team: Team,
+    uri: Uri | Sequence[Uri],
+    sources: Sources,
+    describe: Callable[[], Checkpoint],
+    plan_described: Callable[[Checkpoint], ReadPlan],
 ) -> ReadPlan:
     from slipstream.ranks.agreement import agree_on_plan
 
-    uris = list_uris(uri)
-    return agree_on_plan(
-        team,
-        uris,
-        sources,
-        partial(_describe, uris, sources),
-        lambda checkpoint: _plan_checkpoint(checkpoint, device, names, options, sources),
-    )
+    return agree_on_plan(team, list_uris(uri), sources, describe, plan_described)
 
 
 def _start_shared(team: Team, reads: ReadPlan, options: Options, sources: Sources, *, populate: bool) -> RankEngine:
@@ -282,8 +341,8 @@ def _start_shared(team: Team, reads: ReadPlan, options: Options, sources: Source
     return RankEngine(reads, options, sources, team, populate=populate)
 
 
-def _check_fits(reads: ReadPlan) -> None:
-    if reads.memory_limit is not None and reads.nbytes > reads.memory_limit:
+def _check_fits(options: Options, reads: ReadPlan) -> None:
+    if options.count_held and reads.memory_limit is not None and reads.nbytes > reads.memory_limit:
         raise MemoryLimitError(
             f"load() keeps every tensor, {reads.nbytes:,} bytes, and memory_limit is {reads.memory_limit:,}: "
             "use stream() and drop each tensor, select with names=, or raise the limit"

@@ -108,6 +108,37 @@ class Blob:
     etag: str | None = None
 
 
+class ByteRange(NamedTuple):
+    """Neighbouring bytes of one blob, `[start, end)`.
+
+    Attributes:
+        uri: the blob: a path, an s3://, gs:// or az:// object, or a URL. No directory, prefix or glob.
+        start: absolute offset of the first byte.
+        end: absolute offset behind the last byte; `start` for a range of nothing.
+    """
+
+    uri: str
+    start: int
+    end: int
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes."""
+        return self.end - self.start
+
+
+class ListedFile(NamedTuple):
+    """One line of a listing.
+
+    Attributes:
+        path: relative to what was listed, with `/` between its components. A store's word, so it may be hostile.
+        blob: what lies there.
+    """
+
+    path: str
+    blob: Blob
+
+
 @dataclass(frozen=True, slots=True)
 class Listing:
     """What one URI stands for: candidate blobs, and the shard index that chooses among them, if any."""

@@ -25,7 +25,7 @@ from slipstream.bench.vllm.side_files import make_tokenizer
 from slipstream.testing import seaweedfs
 from slipstream.testing.process_watch import wait_for
 
-ENVIRONMENT = Path(__file__).parents[2] / ".venv" / "vllm"
+ENVIRONMENT = Path(os.environ.get("TEST_VLLM_ENV", Path(__file__).parents[2] / ".venv" / "vllm"))
 PYTHON = ENVIRONMENT / "bin" / "python"
 ENGINE_UP_S = 180.0
 

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 import pytest
 
-pytest.register_assert_rewrite("slipstream.testing.source_contract")
+pytest.register_assert_rewrite("slipstream.testing.source_contract", "slipstream.testing.files_contract")

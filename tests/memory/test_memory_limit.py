@@ -250,6 +250,32 @@ def test_held_small_tensors_do_not_pin_their_neighbours(strategy: Strategy, fram
     assert tensors.stats().peak_buffer_bytes <= 256 * 1024
 
 
+@pytest.mark.parametrize("framework", ["torch", "numpy"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_what_is_held_need_not_count(strategy: Strategy, framework: Any, tmp_path: Path) -> None:
+    """With count_held=False a caller keeps everything under a limit for one tensor, and no more than that is ahead."""
+    sizes = {f"t{number}": 90 if number % 3 else 9001 for number in range(400)}
+    written = write_flat(tmp_path / "a.safetensors", sizes)
+    how = Options(memory_limit=9001, memory_wait_s=0, strategy=strategy, count_held=False)
+    with slipstream.stream(tmp_path, framework=framework, options=how) as tensors:
+        held = dict(tensors)
+    assert {name: tensor_bytes(tensor) for name, tensor in held.items()} == written
+    assert tensors.stats().peak_buffer_bytes <= 9001
+    assert slipstream.load(tmp_path, framework=framework, options=how).keys() == written.keys()
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_reads_wait_for_a_caller_who_does_not_ask(strategy: Strategy, checkpoint: Path) -> None:
+    """With count_held=False no more than the limit is read ahead: what is handed over makes room, nothing else."""
+    how = Options(memory_limit=3 * TENSOR_BYTES, strategy=strategy, count_held=False)
+    held: list[Any] = []
+    with slipstream.stream(checkpoint, options=how) as tensors:
+        for number in range(COUNT):
+            held.append(next(tensors))
+            assert tensors.stats().reads <= number + 1 + 3
+    assert tensors.stats().peak_buffer_bytes == 3 * TENSOR_BYTES
+
+
 def test_wait_of_zero(checkpoint: Path) -> None:
     """memory_wait_s=0 is an error at once for a caller who holds everything."""
     how = Options(memory_limit=TENSOR_BYTES, memory_wait_s=0)

@@ -25,6 +25,7 @@ BUILT_INS: dict[str, tuple[type[Exception], ...]] = {
     "TensorNotFoundError": (LookupError,),
     "ReadError": (OSError,),
     "BlobChangedError": (OSError, slipstream.ReadError),
+    "WriteError": (OSError,),
     "MemoryLimitError": (MemoryError,),
     "StreamClosedError": (RuntimeError,),
     "RankError": (RuntimeError,),

@@ -57,6 +57,9 @@ def test_defaults() -> None:
         {"memory_limit": 1e9},
         {"memory_limit": "1GB"},
         {"memory_limit": True},
+        {"count_held": 0},
+        {"count_held": "no"},
+        {"count_held": None},
         {"memory_wait_s": -1},
         {"memory_wait_s": -0.001},
         {"memory_wait_s": float("nan")},
@@ -89,6 +92,7 @@ def test_impossible_values(settings: dict[str, Any]) -> None:
         {"chunk_bytes": 1 << 40},
         {"memory_limit": 1},
         {"memory_limit": 1 << 60},
+        {"count_held": False},
         {"memory_wait_s": 0},
         {"memory_wait_s": 86_400},
         {"strategy": Strategy.DIRECT},
@@ -138,6 +142,7 @@ def test_frozen_equal_and_copied() -> None:
         ("SLIPSTREAM_MEMORY_LIMIT", "1.5GB", "memory_limit", 1_500_000_000),
         ("SLIPSTREAM_MEMORY_LIMIT", "none", "memory_limit", None),
         ("SLIPSTREAM_MEMORY_LIMIT", "", "memory_limit", None),
+        ("SLIPSTREAM_COUNT_HELD", "no", "count_held", False),
         ("SLIPSTREAM_MEMORY_WAIT_S", "0.5", "memory_wait_s", 0.5),
         ("SLIPSTREAM_STRATEGY", "buffered", "strategy", Strategy.BUFFERED),
         ("SLIPSTREAM_STRATEGY", "auto", "strategy", "auto"),
@@ -150,6 +155,7 @@ def test_environment(variable: str, text: str, name: str, value: object, monkeyp
     assert getattr(Options(), name) == value
     assert type(getattr(Options(), name)) is type(value)
     given: dict[str, Any] = {"concurrency": 2, "chunk_bytes": 5000, "memory_limit": 9, "memory_wait_s": 9.0}
+    given["count_held"] = True
     given["strategy"] = Strategy.DIRECT
     assert getattr(Options(**{name: given[name]}), name) == given[name]
     monkeypatch.delenv(variable)

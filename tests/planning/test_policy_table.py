@@ -106,3 +106,18 @@ def test_empty_file(target: Target) -> None:
 def test_options_of_text(strategy: str) -> None:
     """The names of strategies may be given as text."""
     assert choose_strategy(CACHED, SIZE, Options(strategy=cast(Any, strategy)), HOST).strategy in FILE_STRATEGIES
+
+
+@pytest.mark.parametrize(
+    ("facts", "concurrency"),
+    [
+        pytest.param(COLD_NEW_KERNEL, 16, id="cold, read ahead by huge pages alone"),
+        pytest.param(COLD_GOOD_READ_AHEAD, 2, id="cold, good read-ahead"),
+        pytest.param(CACHED, 2, id="cached"),
+        pytest.param(TMPFS, 2, id="tmpfs"),
+        pytest.param(make_facts(in_memory=True, cached_bytes=None), 2, id="tmpfs, cache unknown"),
+    ],
+)
+def test_mapped_reads_in_flight(facts: StorageFacts, concurrency: int) -> None:
+    """Many threads populate a mapping where each keeps little in flight; two where the device reads far ahead."""
+    assert choose_strategy(facts, SIZE, Options(), HOST).concurrency == concurrency

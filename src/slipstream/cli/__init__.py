@@ -4,6 +4,7 @@
     load        stream a checkpoint and say how fast it came
     inspect     what a checkpoint holds
     plan        what a load would read, how, and why
+    pull        copy files into a directory
     synth       write a synthetic checkpoint
     bench       the benchmark's commands: bench_run, bench_floor, bench_list, bench_report, bench_compare
 

@@ -16,6 +16,7 @@ from slipstream.cli.ending import discard_output, ends_well
 from slipstream.cli.inspect import inspect
 from slipstream.cli.load import load
 from slipstream.cli.plan import plan
+from slipstream.cli.pull import pull
 from slipstream.cli.synth import LAYOUT_LIST, synth
 
 app = typer.Typer(
@@ -28,6 +29,7 @@ app = typer.Typer(
 app.command(epilog=f"{ENVIRONMENT}\n\n{CLOUD_ENVIRONMENT}")(ends_well(load))
 app.command(epilog=CLOUD_ENVIRONMENT)(ends_well(inspect))
 app.command(epilog=f"{ENVIRONMENT}\n\n{CLOUD_ENVIRONMENT}")(ends_well(plan))
+app.command(epilog=CLOUD_ENVIRONMENT)(ends_well(pull))
 app.command(epilog=f"{LAYOUT_LIST}\n\n{CLOUD_ENVIRONMENT}")(ends_well(synth))
 app.add_typer(bench)
 

@@ -45,12 +45,12 @@ def plan_reads(
         for blob, fact in zip(checkpoint.blobs, facts, strict=True)
     ]
     limit = options.memory_limit
-    ops = _cut_ops(checkpoint, selected, options.chunk_bytes, None)
+    ops = _cut_ops(checkpoint, selected, options, None)
     if limit is not None:
         if sum(op.lease_bytes for ops_of_blob in ops for op in ops_of_blob) <= limit:
             limit = None  # all of it together fits
         else:
-            ops = _cut_ops(checkpoint, selected, options.chunk_bytes, limit)
+            ops = _cut_ops(checkpoint, selected, options, limit)
     concurrency = _concurrency(choices, facts, options)
     over_http = any(fact is not None and fact.over_http for fact in facts)
     most = _MOST_CONNECTIONS if over_http and options.concurrency == "auto" else 1
@@ -78,15 +78,16 @@ def _concurrency(
 
 
 def _cut_ops(
-    checkpoint: Checkpoint, selected: Sequence[TensorInfo], chunk_bytes: int, limit: int | None
+    checkpoint: Checkpoint, selected: Sequence[TensorInfo], options: Options, limit: int | None
 ) -> list[list[ReadOp]]:
     """Each blob's ops. Under a limit so little is joined that several ops, and their copies, fit."""
-    joined_bytes = max(chunk_bytes, sum(tensor.end - tensor.start for tensor in selected) // _MOST_OPS)
+    joined_bytes = max(options.chunk_bytes, sum(tensor.end - tensor.start for tensor in selected) // _MOST_OPS)
     if limit is not None:
         joined_bytes = min(joined_bytes, limit // 8)
+    one_by_one = limit is not None and options.count_held
     ops: list[list[ReadOp]] = [[] for _ in checkpoint.blobs]
     for blob, tensors in groupby(selected, key=lambda tensor: tensor.blob):
-        ops[blob] = coalesce_tensors(list(tensors), most_bytes=joined_bytes, limited=limit is not None)
+        ops[blob] = coalesce_tensors(list(tensors), most_bytes=joined_bytes, limited=one_by_one)
     return ops
 
 

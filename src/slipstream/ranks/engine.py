@@ -90,7 +90,7 @@ class RankEngine:
             populate: see Engine.
         """
         pieces = partition_reads(plan.ops, team.size, piece_bytes=choose_piece_bytes(plan.nbytes, team.size))
-        self._rounds = Rounds(plan, pieces, team.rank, options.memory_wait_s)
+        self._rounds = Rounds(plan, pieces, team.rank, options.memory_wait_s, count_held=options.count_held)
         self._team = team
         self.ranks = team.size
         self.plan = replace(plan, ops=own_reads(plan.ops, pieces, team.rank), memory_limit=None)
@@ -131,7 +131,9 @@ class RankEngine:
         self._engine.close()
         if self._rounds.interrupted_here or threading.current_thread() in (*self._threads, self._team.watch.thread):
             return
-        self._team.watch.wait_ended(_LEAVE_WAIT_S)
+        if self._team.watch.wait_ended(_LEAVE_WAIT_S):
+            for thread in (*self._threads, self._team.watch.thread):
+                thread.join(_LEAVE_WAIT_S)
 
     def _pump(self) -> None:
         """Tells the rounds of each piece that this rank has read."""

@@ -41,18 +41,21 @@ class Terms:
 
     Attributes:
         device: the kind of device.
-        chunk_bytes, memory_limit, share_across: see Options.
+        chunk_bytes, memory_limit, count_held, share_across: see Options.
     """
 
     device: str
     chunk_bytes: int
     memory_limit: int | None
+    count_held: bool
     share_across: str
 
 
 def make_terms(device: str, options: Options) -> Terms:
     """The terms of a load, as this process has been asked for it."""
-    return Terms(device.partition(":")[0], options.chunk_bytes, options.memory_limit, options.share_across)
+    return Terms(
+        device.partition(":")[0], options.chunk_bytes, options.memory_limit, options.count_held, options.share_across
+    )
 
 
 @dataclass(slots=True)

@@ -69,13 +69,15 @@ class Rounds:
         received_bytes: those of other ranks among them.
     """
 
-    def __init__(self, plan: ReadPlan, pieces: Sequence[Piece], rank: int, memory_wait_s: float) -> None:
+    def __init__(
+        self, plan: ReadPlan, pieces: Sequence[Piece], rank: int, memory_wait_s: float, *, count_held: bool = True
+    ) -> None:
         self._plan = plan
         self._pieces = pieces
         self._rank = rank
         self._memory_wait_s = memory_wait_s
         self._changed = Condition(RLock())
-        self.ledger = Ledger(self._changed, plan.memory_limit)
+        self.ledger = Ledger(self._changed, plan.memory_limit, count_held=count_held)
         self._on_heap = len(plan.ops) > MOST_MAPPINGS
         self._outstanding = [0] * len(plan.ops)  # how many pieces of each op have not landed
         self._own: dict[tuple[int, int], Piece] = {}  # this rank's, by blob and start
@@ -354,6 +356,7 @@ class Rounds:
         del self._targets[self._delivered]
         self._delivered += 1
         self._stuck_since = None
+        self.ledger.hand_over(target.op.lease_bytes)
         return target
 
     def _over(self) -> bool:

@@ -133,9 +133,10 @@ class Ledger:
     what its handler raises (KeyboardInterrupt, SystemExit) is kept as `interruption` for the next call.
     """
 
-    def __init__(self, condition: Condition, limit: int | None) -> None:
+    def __init__(self, condition: Condition, limit: int | None, *, count_held: bool = True) -> None:
         self._condition = condition
         self._limit = limit
+        self._count_held = count_held
         self._process = os.getpid()
         self._returned: deque[int] = deque()
         self._leased = 0
@@ -144,7 +145,7 @@ class Ledger:
 
     @property
     def leased_bytes(self) -> int:
-        """Bytes in flight, waiting to be delivered, or held by the caller."""
+        """Bytes in flight, waiting to be delivered, or held by the caller, if what it holds counts."""
         while self._returned:
             self._leased -= self._returned.popleft()
         return self._leased
@@ -166,6 +167,11 @@ class Ledger:
         self._peak = max(self._peak, self._leased)
         return True
 
+    def hand_over(self, length: int) -> None:
+        """Notes that `length` bytes are the caller's: the end of their lease, unless what it holds counts."""
+        if not self._count_held:
+            self._give_back(length)
+
     def end_lease(self, length: int, address: int, mapped_bytes: int) -> None:
         """Unmaps the memory and returns `length` bytes. Any thread; in a forked child nobody waits for them."""
         try:
@@ -173,7 +179,8 @@ class Ledger:
                 if mapped_bytes:
                     unmap(address, mapped_bytes)
             finally:
-                self._give_back(length)
+                if self._count_held:
+                    self._give_back(length)
         except BaseException as error:
             self.interruption = error
 

@@ -69,7 +69,7 @@ class Engine:
         self._sources = sources
         hedge = options.hedge and sources.network_used
         admit = (lambda op: True) if places is None else places.admit
-        self.schedule = Schedule(plan, options.memory_wait_s, hedge=hedge, admit=admit)
+        self.schedule = Schedule(plan, options.memory_wait_s, hedge=hedge, count_held=options.count_held, admit=admit)
         self._maps_too_many = len(plan.ops) > MOST_MAPPINGS
         self._lock = threading.Lock()  # guards the fields below; never held during I/O or with another lock
         self._readers: dict[int, BlobReader] = {}

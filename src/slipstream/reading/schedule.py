@@ -94,6 +94,7 @@ class Schedule:
         memory_wait_s: float,
         *,
         hedge: bool = False,
+        count_held: bool = True,
         admit: Callable[[ReadOp], bool] = lambda op: True,
     ) -> None:
         self._plan = plan
@@ -103,7 +104,7 @@ class Schedule:
         lock = RLock()
         self._memory = Condition(lock)  # workers wait here for a lease, or for a straggler
         self._whole_or_over = Condition(lock)  # the caller waits here
-        self.ledger = Ledger(self._memory, plan.memory_limit)
+        self.ledger = Ledger(self._memory, plan.memory_limit, count_held=count_held)
         tunes = plan.most_concurrency > plan.concurrency
         self._tuner = (
             ConcurrencyTuner(plan.concurrency, plan.most_concurrency, monotonic(), idle_share_s) if tunes else None
@@ -245,7 +246,9 @@ class Schedule:
                     if self._whole:
                         self._undelivered -= 1
                         self._stuck_since = None
-                        return self._whole.popleft()
+                        target = self._whole.popleft()
+                        self.ledger.hand_over(target.op.lease_bytes)
+                        return target
                     now = monotonic()
                     if deadline is not None and now >= deadline:
                         return None

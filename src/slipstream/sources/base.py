@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 from slipstream.errors import AccessDeniedError
 from slipstream.transport.access import BlobAccess
-from slipstream.types import Blob, Listing, StorageFacts
+from slipstream.types import Blob, ListedFile, Listing, StorageFacts
 
 
 class Source(Protocol):
@@ -29,6 +29,16 @@ class Source(Protocol):
         """
         ...
 
+    def find_file(self, uri: str) -> Blob:
+        """Finds the one blob that a URI names, whatever kind of file it is. Asks for no listing.
+
+        Raises:
+            UsageError: the URI names a directory or prefix.
+            BlobNotFoundError: there is no such blob.
+            AccessDeniedError: it may not be read.
+        """
+        ...
+
     def read_range(self, blob: Blob, start: int, end: int) -> bytes:
         """Reads `[start, end)`, or what of it lies before the end of the blob. For headers and indexes.
 
@@ -39,6 +49,24 @@ class Source(Protocol):
 
     def see_facts(self, blob: Blob) -> StorageFacts:
         """Looks at the blob's storage without reading from it."""
+        ...
+
+
+@runtime_checkable
+class TreeSource(Source, Protocol):
+    """A source that can tell what lies under a directory or prefix. Web servers cannot."""
+
+    def list_tree(self, uri: str, *, recursive: bool = True) -> tuple[ListedFile, ...]:
+        """Lists every blob under a directory or prefix, in the order of their paths; of a blob, that alone.
+
+        Args:
+            uri: taken literally: it is no glob.
+            recursive: whether folders beneath it are listed too.
+
+        Raises:
+            BlobNotFoundError: there is no such directory, prefix or blob.
+            AccessDeniedError: it may not be listed.
+        """
         ...
 
 

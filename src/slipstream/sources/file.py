@@ -6,11 +6,12 @@ import errno
 import glob
 import os
 import stat
+from collections.abc import Iterator
 
 from slipstream.errors import AccessDeniedError, BlobNotFoundError, ReadError, UsageError
 from slipstream.sources.mounts import see_storage
 from slipstream.sources.shard_names import SUFFIX, choose_index, is_index
-from slipstream.types import Blob, Listing, StorageFacts
+from slipstream.types import Blob, ListedFile, Listing, StorageFacts
 
 
 class FileSource:
@@ -31,6 +32,17 @@ class FileSource:
         """See Source."""
         assert listing.index is not None, "only a shard index names other blobs"
         return stat_blob(os.path.join(os.path.dirname(listing.index.uri), name))
+
+    def find_file(self, uri: str) -> Blob:
+        """See Source."""
+        return stat_blob(_local_path(uri))
+
+    def list_tree(self, uri: str, *, recursive: bool = True) -> tuple[ListedFile, ...]:
+        """See TreeSource. Links are followed, but never round in circles."""
+        path = _local_path(uri)
+        if not os.path.isdir(path):
+            return (ListedFile(os.path.basename(path), stat_blob(path)),)
+        return tuple(sorted(_walk(_hub_snapshot(path), recursive=recursive)))
 
     def read_range(self, blob: Blob, start: int, end: int) -> bytes:
         """See Source."""
@@ -127,6 +139,37 @@ def _list_directory(uri: str, path: str) -> Listing:
         found = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
         raise BlobNotFoundError(f"{path} has no *{SUFFIX} file; it holds {found or 'nothing'}", uri=uri)
     return Listing(uri, tuple(stat_blob(os.path.join(path, name)) for name in shards))
+
+
+def _walk(root: str, *, recursive: bool) -> Iterator[ListedFile]:
+    """The regular files of a directory tree. A folder that a link puts inside itself is not entered again."""
+    unseen: list[tuple[str, str, frozenset[tuple[int, int]]]] = [(root, "", frozenset())]
+    while unseen:
+        folder, inside, above = unseen.pop()
+        for name, status in _look_into(folder):
+            identity = (status.st_dev, status.st_ino)
+            if stat.S_ISREG(status.st_mode):
+                blob = Blob(os.path.join(folder, name), status.st_size, file_etag(status))
+                yield ListedFile(inside + name, blob)
+            elif stat.S_ISDIR(status.st_mode) and recursive and identity not in above:
+                unseen.append((os.path.join(folder, name), f"{inside}{name}/", above | {identity}))
+
+
+def _look_into(folder: str) -> Iterator[tuple[str, os.stat_result]]:
+    """What lies directly in a folder, through links."""
+    try:
+        names = os.listdir(folder)
+    except OSError as error:
+        raise explain_os_error(error, folder) from error
+    for name in names:
+        path = os.path.join(folder, name)
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            if not os.path.lexists(path):
+                continue  # it has gone since
+            raise explain_os_error(error, path) from error
+        yield name, status
 
 
 def _hub_snapshot(path: str) -> str:

@@ -32,6 +32,17 @@ class HttpSource:
 
     def list_blobs(self, uri: str) -> Listing:
         """See Source."""
+        blob = self.find_file(uri)
+        return Listing(blob.uri, (), blob) if is_index(urlsplit(uri).path) else Listing(blob.uri, (blob,))
+
+    def find_blob(self, listing: Listing, name: str) -> Blob:
+        """See Source. A query of the index's URL is not passed on: a signature is for one blob."""
+        assert listing.index is not None, "only a shard index names other blobs"
+        shown = self._show(urljoin(self._urls[listing.index.uri].partition("?")[0], quote(name)))
+        return self._reads.discover(self._access(shown))
+
+    def find_file(self, uri: str) -> Blob:
+        """See Source."""
         shown = self._show(uri)
         if urlsplit(uri).path.endswith("/"):
             raise UsageError(
@@ -39,13 +50,6 @@ class HttpSource:
                 "*.safetensors files",
                 uri=shown,
             )
-        blob = self._reads.discover(self._access(shown))
-        return Listing(shown, (), blob) if is_index(urlsplit(uri).path) else Listing(shown, (blob,))
-
-    def find_blob(self, listing: Listing, name: str) -> Blob:
-        """See Source. A query of the index's URL is not passed on: a signature is for one blob."""
-        assert listing.index is not None, "only a shard index names other blobs"
-        shown = self._show(urljoin(self._urls[listing.index.uri].partition("?")[0], quote(name)))
         return self._reads.discover(self._access(shown))
 
     def read_range(self, blob: Blob, start: int, end: int) -> bytes:

@@ -37,10 +37,15 @@ def list_uris(uri: Uri | Sequence[Uri]) -> list[str]:
     uris = list(uri) if isinstance(uri, Iterable) and not isinstance(uri, str | bytes | os.PathLike) else [uri]
     if not uris:
         raise UsageError("no URI was given: the list is empty")
-    return [_as_text(one) for one in uris]
+    return [as_text(one) for one in uris]
 
 
-def _as_text(uri: object) -> str:
+def as_text(uri: object) -> str:
+    """What one URI of a call says.
+
+    Raises:
+        UsageError: it is neither text nor a path.
+    """
     text = os.fspath(uri) if isinstance(uri, str | os.PathLike) else None
     if not isinstance(text, str) or not text or "\0" in text:
         raise UsageError(f"{uri!r} is not a URI: give a path, a directory, a glob, a URL, or a list of these")

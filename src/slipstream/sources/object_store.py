@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from threading import Lock
 
-from slipstream.errors import AccessDeniedError, BlobNotFoundError, ReadError, SlipstreamError
+from slipstream.errors import AccessDeniedError, BlobNotFoundError, ReadError, SlipstreamError, UsageError
 from slipstream.sources.azure_credentials import complete_azure_options
 from slipstream.sources.base import SigningRefusedError
 from slipstream.sources.credentials import Container
@@ -29,7 +29,7 @@ from slipstream.sources.store_requests import (
 )
 from slipstream.transport.access import StoreKind
 from slipstream.transport.client import RangeClient
-from slipstream.types import Blob, Listing, StorageFacts
+from slipstream.types import Blob, ListedFile, Listing, StorageFacts
 
 _MAGIC = re.compile(r"[*?\[]")
 
@@ -89,6 +89,29 @@ class ObjectStoreSource:
             near = _nearest(shard.name, [key.rpartition("/")[2] for key in table])
             raise BlobNotFoundError(f"{listing.index.uri} names {shard.uri}, which does not exist{near}", uri=shard.uri)
         return table[shard.key]
+
+    def find_file(self, uri: str) -> Blob:
+        """See Source."""
+        location = parse_location(uri)
+        if not location.name:
+            raise UsageError(f"{location.uri} is a prefix, not an object: give the URI of one object", uri=location.uri)
+        return self._discover(location)
+
+    def list_tree(self, uri: str, *, recursive: bool = True) -> tuple[ListedFile, ...]:
+        """See TreeSource. Where there is both an object and a prefix of a name, it is the prefix."""
+        location = parse_location(uri)
+        prefix = _as_prefix(location)
+        try:
+            listing = None if recursive else self._list(prefix)
+            found = listing.objects if listing else list_tree(self._container(prefix), prefix.key)
+        except AccessDeniedError:
+            if not location.name:
+                raise
+            return (ListedFile(location.name, self._discover(location)),)  # read, perhaps, but not listed
+        files = _files_under(prefix, found)
+        if files or (listing and listing.prefixes):
+            return files
+        return (ListedFile(location.name, self._list_named(uri, location).blobs[0]),)
 
     def access(self, blob: Blob) -> StoreAccess:
         """What the blob's bytes are asked for with. Makes no request; the grants of a blob are shared.
@@ -169,7 +192,7 @@ class ObjectStoreSource:
 
     def _list_prefix(self, uri: str, location: Location) -> Listing:
         """A prefix: its shard index where it has one, else all its safetensors objects."""
-        prefix = location if location.key.endswith("/") or not location.key else location.at(location.key + "/")
+        prefix = _as_prefix(location)
         listing = self._list(prefix)
         table = self._table(prefix, listing)
         names = {key.rpartition("/")[2]: blob for key, blob in table.items()}
@@ -215,6 +238,32 @@ class ObjectStoreSource:
 
 def _blob(location: Location, stored: StoredObject) -> Blob:
     return Blob(location.at(stored.key).uri, stored.size, stored.etag)
+
+
+def _as_prefix(location: Location) -> Location:
+    """The same with a slash at its end; a container alone has none."""
+    return location if location.key.endswith("/") or not location.key else location.at(location.key + "/")
+
+
+def _files_under(prefix: Location, found: Iterable[StoredObject]) -> tuple[ListedFile, ...]:
+    """Objects by their paths under a prefix. Empty ones with a folder's name mark that folder: consoles make them."""
+    start = len(prefix.key)
+    paths = {stored.key[start:]: stored for stored in found if stored.key.startswith(prefix.key)}
+    folders = _folders(paths)
+    return tuple(
+        ListedFile(path, _blob(prefix, stored))
+        for path, stored in sorted(paths.items())
+        if path and (stored.size or path not in folders)
+    )
+
+
+def _folders(paths: Iterable[str]) -> set[str]:
+    """Every folder that one of the paths lies in."""
+    folders: set[str] = set()
+    for path in paths:
+        while (path := path.rpartition("/")[0]) and path not in folders:
+            folders.add(path)
+    return folders
 
 
 def _names(listing: PrefixListing) -> list[str]:

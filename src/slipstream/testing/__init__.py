@@ -3,6 +3,7 @@
     checkpoints     a plain safetensors writer for any dtype, with nothing of slipstream's reader in it
     layouts         the tensor names, shapes and dtypes of known models
     source_contract what every source must do, for a new one's tests to inherit
+    files_contract  the part of it about files that are no checkpoints
     source_places   what that needs to know of a storage, puts there, and loads
     process_watch   threads and descriptors of this process, and forked children
     faulty_fs       a FUSE file system that fails, holds reads back or lies about sizes on command

@@ -7,20 +7,22 @@
 
 Each test puts blobs into the place and loads them through the public API, so the contract holds for the source and all
 that is behind it. A source that can list adds `ListingContract`; where somebody counts what is read, `HeadersContract`.
-Before the import, `pytest.register_assert_rewrite("slipstream.testing.source_contract")` has pytest show what differs.
+The suites inherit what they hold of files that are no checkpoints from `files_contract`. Before the import,
+`pytest.register_assert_rewrite("slipstream.testing.source_contract", "slipstream.testing.files_contract")` has pytest
+show what differs.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import os
-import secrets
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import slipstream
+from slipstream.testing.files_contract import AWKWARD_NAMES, ContractFixtures, FilesContract, TreeContract
 from slipstream.testing.process_watch import reading_threads, run_in_child, see_descriptors, wait_for
 from slipstream.testing.source_places import (
     CHUNK_BYTES,
@@ -41,39 +43,9 @@ from slipstream.testing.source_places import (
 from slipstream.types import Dtype
 
 _HEADER_BYTES = 320 << 10  # a first look at a blob, and some
-AWKWARD_NAMES = (
-    "with space.safetensors",
-    "a+b.safetensors",
-    "Gewicht-ü-ключ-重み.safetensors",
-    "100%.safetensors",
-    "a%20b%2Fc.safetensors",
-    "a#b.safetensors",
-    "a&b=c;d.safetensors",
-    "it's (1) !@$,~^.safetensors",
-    'quoted"<>.safetensors',
-)
 
 
-class _ContractFixtures:
-    """What the suites share. A subclass of theirs overrides `place`."""
-
-    @pytest.fixture
-    def place(self) -> Place:
-        """Where the blobs are. Must be overridden."""
-        raise NotImplementedError("override the fixture `place`")
-
-    @pytest.fixture
-    def loading(self, place: Place) -> Loading:
-        """Loads from the place."""
-        return Loading(place)
-
-    @pytest.fixture
-    def folder(self) -> str:
-        """A prefix that no other test uses, without a slash at its end."""
-        return f"contract-{secrets.token_hex(6)}"
-
-
-class SourceContract(_ContractFixtures):
+class SourceContract(FilesContract):
     """Blobs by their URIs, alone, in lists and through an index."""
 
     def test_blob(self, place: Place, loading: Loading, folder: str) -> None:
@@ -271,7 +243,7 @@ class SourceContract(_ContractFixtures):
         assert found == all_of(*samples)
 
 
-class ListingContract(_ContractFixtures):
+class ListingContract(TreeContract):
     """Prefixes and globs, for a source that can list. Its `place` is a ListedPlace."""
 
     @pytest.mark.parametrize("slash", ["", "/"])
@@ -326,7 +298,7 @@ class ListingContract(_ContractFixtures):
         assert uri.split("/")[2] in str(caught.value)
 
 
-class HeadersContract(_ContractFixtures):
+class HeadersContract(ContractFixtures):
     """What is read at all, where somebody counts it. Its `place` is a CountingPlace."""
 
     def test_inspecting_and_planning_read_headers(self, place: CountingPlace, loading: Loading, folder: str) -> None:

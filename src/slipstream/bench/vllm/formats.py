@@ -139,7 +139,7 @@ _SLIPSTREAM = LoadFormat(
     name="slipstream",
     schemes=_FILES | _STORES,
     modules={"slipstream": "slipstream"},
-    install="slipstream's integration with vLLM, which this version does not have yet, will do so",
+    install="pip install 'slipstream[vllm]'",
     role="slipstream",
 )
 FORMATS: Mapping[str, LoadFormat] = {each.contender: each for each in (_SLIPSTREAM, AUTO, _RUNAI, _TENSORIZER)}

@@ -1,0 +1,1 @@
+"""Object stores: which path is of which, and what may be asked of them."""

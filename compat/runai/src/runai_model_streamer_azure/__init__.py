@@ -1,0 +1,1 @@
+"""Azure Blob Storage for runai_model_streamer: the import names of the original's package."""

@@ -1,0 +1,1 @@
+"""Listings of Azure Blob Storage, and files out of it."""

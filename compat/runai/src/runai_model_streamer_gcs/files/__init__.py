@@ -1,0 +1,1 @@
+"""Listings of Google Cloud Storage, and files out of it."""

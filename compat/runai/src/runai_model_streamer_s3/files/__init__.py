@@ -1,0 +1,1 @@
+"""Listings of S3, and files out of it."""
