@@ -11,6 +11,7 @@ all-gathers of equal parts, by sizes and by how many are under way. docs/distrib
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.server
 import json
 import os
@@ -78,10 +79,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("ETag", f'"{size}"')
             self.end_headers()
             self.wfile.flush()
-            while start < end:
-                length = min(_SLICE_BYTES, end - start)
-                self.allowance.wait(length)
-                start += os.sendfile(self.connection.fileno(), file.fileno(), start, length)
+            with contextlib.suppress(ConnectionError):  # of the slower of two requests for one range
+                while start < end:
+                    length = min(_SLICE_BYTES, end - start)
+                    self.allowance.wait(length)
+                    start += os.sendfile(self.connection.fileno(), file.fileno(), start, length)
 
 
 @contextmanager
@@ -140,6 +142,9 @@ def run_ranks(size: int, *arguments: str) -> list[dict[str, float]]:
 
 def be_rank(rank: int, size: int, port: int, task: str, arguments: Sequence[str]) -> None:
     torch.set_num_threads(1)
+    import warnings
+
+    warnings.simplefilter("ignore", FutureWarning)  # all_gather_into_tensor has a newer name in newer releases
     store = TCPStore("127.0.0.1", port, is_master=False)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
     dist.barrier()
@@ -156,9 +161,9 @@ def load(uris: Sequence[str]) -> None:
     import slipstream
 
     with slipstream.stream(list(uris), distributed=True) as tensors:
-        kept = dict(tensors)
+        for _, tensor in tensors:
+            del tensor
     stats = tensors.stats()
-    assert sum(tensor.nbytes for tensor in kept.values()) == stats.bytes
     print(json.dumps({"seconds": stats.seconds, "cpu_seconds": stats.cpu_seconds, "received": stats.received_bytes}))
 
 
