@@ -318,7 +318,8 @@ def _join(
     if distributed is None or distributed is False:
         return None
     choose_framework("torch")  # also where tensors are wanted for another: it passes the bytes round
-    from slipstream.ranks.joining import join_team, make_terms
+    from slipstream.ranks.joining import join_team
+    from slipstream.ranks.meeting import make_terms
 
     return join_team(distributed, lambda: make_terms(str(device), settle()[0]))
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from slipstream.options import Options
 from slipstream.planning.build import plan_reads
-from slipstream.planning.partition import choose_piece_bytes, own_reads, partition_reads
+from slipstream.planning.partition import choose_piece_bytes, own_reads, partition_reads, share_concurrency
 from slipstream.types import ReadOp
 from tests.planning.plans import MIB, make_checkpoint, make_facts, tensor_sizes
 
@@ -78,3 +80,17 @@ def test_a_large_tensor_is_read_by_all() -> None:
     pieces = partition_reads(make_ops([[64 * MIB]]), 4, piece_bytes=4 * MIB)
     assert {piece.owner for piece in pieces} == {0, 1, 2, 3}
     assert len(pieces) == 17  # the data begins behind the header, so the first and the last piece are short
+
+
+@given(st.integers(1, 64), st.integers(0, 64), st.integers(1, 200))
+def test_reads_in_flight_are_shared(concurrency: int, more: int, neighbours: int) -> None:
+    """The ranks of a host have as many reads in flight together as one alone would have, and each has at least one."""
+    plan = plan_reads(make_checkpoint([]), (), [], Options())
+    plan = replace(plan, concurrency=concurrency, most_concurrency=concurrency + more)
+    shared = share_concurrency(plan, neighbours)
+    assert 1 <= shared.concurrency <= shared.most_concurrency
+    for one, all_of_it in (
+        (shared.concurrency, plan.concurrency),
+        (shared.most_concurrency, plan.most_concurrency),
+    ):
+        assert all_of_it <= one * neighbours < all_of_it + neighbours

@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 import slipstream
-from slipstream.ranks import joining, watch
+from slipstream.ranks import meeting, watch
 from slipstream.ranks.engine import RankEngine
 
 
@@ -134,7 +134,7 @@ class Member:
 
     def set_patience(self, seconds: float) -> None:
         """How long ranks are waited for."""
-        joining._LONGEST_MEETING_S = seconds
+        meeting.LONGEST_MEETING_S = seconds
 
     def set_silence(self, seconds: float) -> None:
         """How long a rank may be silent."""

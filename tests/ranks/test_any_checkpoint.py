@@ -56,7 +56,7 @@ class Teams:
         def load_one(rank: int) -> list[tuple[str, bytes]]:
             watch = Watch(board := Board(store), rank, range(RANKS), ["here"] * RANKS)
             watch.start(lambda clean: None)
-            given.team = Team(self._groups[rank], rank, range(RANKS), board, watch)
+            given.team = Team(self._groups[rank], rank, range(RANKS), board, watch, neighbours=RANKS)
             chosen: Any = framework
             with slipstream.stream(uri, names=names, framework=chosen, options=how, distributed=True) as tensors:
                 found: list[tuple[str, bytes]] = []

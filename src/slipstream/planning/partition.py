@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
-from slipstream.types import ReadOp
+from slipstream.types import ReadOp, ReadPlan
 
 # What is passed round at a time (docs/distributed.md has the measurements). Below it, what each piece costs in messages
 # and threads shows; above it, more memory is in flight and the first tensor comes later.
@@ -80,6 +81,20 @@ def own_reads(ops: Sequence[ReadOp], pieces: Sequence[Piece], rank: int) -> tupl
             whole = (piece.start, piece.end) == (op.start, op.end)
             own.append(op if whole else ReadOp(op.blob, piece.start, piece.end, op.tensors))
     return tuple(own)
+
+
+def share_concurrency(plan: ReadPlan, neighbours: int) -> ReadPlan:
+    """A rank's plan with its part of the reads in flight that suit a host, on which so many ranks read.
+
+    They share its network, disks and processors. More reads at once would bring no byte sooner, but each of them later:
+    a piece would take as long as all of them do, and none could be passed round before the end.
+    """
+    concurrency = max(-(-plan.concurrency // neighbours), 1)
+    return replace(
+        plan,
+        concurrency=concurrency,
+        most_concurrency=max(-(-plan.most_concurrency // neighbours), concurrency),
+    )
 
 
 def _cut(op: ReadOp, piece_bytes: int) -> Iterator[tuple[int, int]]:

@@ -21,7 +21,7 @@ from queue import SimpleQueue
 
 from slipstream.errors import ReadError
 from slipstream.options import Options
-from slipstream.planning.partition import choose_piece_bytes, own_reads, partition_reads
+from slipstream.planning.partition import choose_piece_bytes, own_reads, partition_reads, share_concurrency
 from slipstream.ranks.rounds import Rounds, Turn
 from slipstream.ranks.team import Passing, Team, hold_for_ever
 from slipstream.ranks.threads import make_thread
@@ -94,6 +94,8 @@ class RankEngine:
         self._team = team
         self.ranks = team.size
         self.plan = replace(plan, ops=own_reads(plan.ops, pieces, team.rank), memory_limit=None)
+        if options.concurrency == "auto":
+            self.plan = share_concurrency(self.plan, team.neighbours)
         populate = populate and plan.memory_limit is None
         self._engine = Engine(self.plan, options, sources, populate=populate, places=self._rounds)
         self.schedule = SharedDeliveries(self._rounds, self._engine.schedule)

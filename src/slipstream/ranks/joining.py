@@ -1,4 +1,4 @@
-"""How the ranks of a load find one another: each says who it is and what it was asked for, and waits for the others.
+"""How the ranks of a load come together: they meet, those who share are connected, and what is left of it in the end.
 
 Everything begins here, before any argument is looked at: a rank that fails must be able to tell the others.
 """
@@ -6,56 +6,22 @@ Everything begins here, before any argument is looked at: a rank that fails must
 from __future__ import annotations
 
 import atexit
-import json
-import os
-import socket
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from slipstream.errors import RankError, UsageError
-from slipstream.options import Options
 from slipstream.ranks.board import Board
-from slipstream.ranks.notices import note_failure, read_notice
+from slipstream.ranks.meeting import LONGEST_MEETING_S, Member, Terms, meet
 from slipstream.ranks.team import Backend, Team, connect, hold_for_ever
 from slipstream.ranks.threads import join_threads
 from slipstream.ranks.watch import Watch
-from slipstream.reading.engine import warn
 
-# As long as torch.distributed itself waits by default: ranks may have much else to do before they load.
-_LONGEST_MEETING_S = 1800.0
-_WARN_AFTER_S = 10.0
 _LONGEST_GOODBYE_S = 5.0
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.001, 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What a rank was asked for, as far as all must be asked for the same.
-
-    Attributes:
-        device: the kind of device.
-        chunk_bytes, memory_limit, count_held, share_across: see Options.
-    """
-
-    device: str
-    chunk_bytes: int
-    memory_limit: int | None
-    count_held: bool
-    share_across: str
-
-
-def make_terms(device: str, options: Options) -> Terms:
-    """The terms of a load, as this process has been asked for it."""
-    return Terms(
-        device.partition(":")[0], options.chunk_bytes, options.memory_limit, options.count_held, options.share_across
-    )
 
 
 @dataclass(slots=True)
@@ -81,7 +47,7 @@ class _Acquaintance:
             UsageError: the last load is under way.
             RankError: it has left the group unusable.
         """
-        if self.watch is not None and not self.watch.wait_ended(_LONGEST_MEETING_S if self.watch.is_ending else 0.0):
+        if self.watch is not None and not self.watch.wait_ended(LONGEST_MEETING_S if self.watch.is_ending else 0.0):
             raise UsageError(
                 "a load of this process group is under way: iterate to its end or close it before the next one, "
                 "or give each a process group of its own"
@@ -142,9 +108,9 @@ def join_team(distributed: object, find_terms: Callable[[], Terms]) -> Team | No
         find_terms()
         return None
     known = _acquaintances.setdefault(group, _Acquaintance())
-    members = dist.get_process_group_ranks(group)
-    _loads[group.group_name, *members] += 1
-    store = PrefixStore(f"slipstream/{_loads[group.group_name, *members]}", group.get_group_store())
+    ranks = dist.get_process_group_ranks(group)
+    _loads[group.group_name, *ranks] += 1
+    store = PrefixStore(f"slipstream/{_loads[group.group_name, *ranks]}", group.get_group_store())
     board = Board(store)
     own = group.rank()
 
@@ -152,27 +118,23 @@ def join_team(distributed: object, find_terms: Callable[[], Terms]) -> Team | No
         known.check_free()
         return find_terms()
 
-    _say_hello(board, own, members[own], find_checked)
-    hellos = _wait_hellos(board, members)
-    _check_terms(hellos, members)
-    sharing = [number for number, hello in enumerate(hellos) if _shares(hello, hellos[own])]
-    chosen = sorted(sharing, key=members.__getitem__)  # as in the group that will be made of them
-    rank = chosen.index(own)
-    if len(chosen) < len(members):
-        store = PrefixStore(f"team/{chosen[0]}", store)
-    shared = board if len(chosen) == len(members) else Board(store)
-    known.turn_to([(board, own), *([(shared, rank)] if shared is not board else [])])
-    if len(chosen) == 1:
-        return None
-    places = [f"{hellos[number]['host']}, process {hellos[number]['process']}" for number in chosen]
-    return _make_team(known, shared, store, rank, tuple(members[number] for number in chosen), places)
+    members = meet(board, ranks, own, find_checked)
+    sharing = [member for member in members if member.shares_with(members[own])]
+    sharing.sort(key=lambda member: member.rank)
+    boards = [(board, own)]
+    if len(sharing) < len(members):
+        store = PrefixStore(f"team/{sharing[0].rank}", store)
+        board = Board(store)
+        boards.append((board, sharing.index(members[own])))
+    known.turn_to(boards)
+    return _make_team(known, board, store, sharing, members[own]) if len(sharing) > 1 else None
 
 
-def _make_team(
-    known: _Acquaintance, board: Board, store: Store, rank: int, ranks: tuple[int, ...], places: Sequence[str]
-) -> Team:
+def _make_team(known: _Acquaintance, board: Board, store: Store, members: Sequence[Member], own: Member) -> Team:
     """Begins to watch those who share, and connects them."""
-    watch = known.watch = Watch(board, rank, ranks, places)
+    rank = members.index(own)
+    ranks = tuple(member.rank for member in members)
+    watch = known.watch = Watch(board, rank, ranks, [member.place for member in members])
     _under_way[id(known)] = known
     watch.start(known.end_load)
     try:
@@ -182,7 +144,8 @@ def _make_team(
         known.broken = "its ranks could not be connected"
         watch.fail(error)
         raise
-    return Team(known.groups[ranks], rank, ranks, board, watch)
+    neighbours = sum(member.host == own.host for member in members)
+    return Team(known.groups[ranks], rank, ranks, board, watch, neighbours=neighbours)
 
 
 def _find_group(distributed: object) -> dist.ProcessGroup:
@@ -195,65 +158,3 @@ def _find_group(distributed: object) -> dist.ProcessGroup:
     if not isinstance(group, dist.ProcessGroup):
         raise UsageError(f"distributed is {distributed!r}; it is True, False, or a process group with this rank in it")
     return group
-
-
-def _say_hello(board: Board, own: int, rank: int, find_terms: Callable[[], Terms]) -> None:
-    """Says who this rank is, and what it was asked for or why that cannot be; which it raises, too."""
-    hello: dict[str, object] = {"host": socket.gethostname(), "process": os.getpid()}
-    try:
-        hello["terms"] = asdict(find_terms())
-    except BaseException as error:
-        hello["failure"] = note_failure(rank, error).to_json()
-        raise
-    finally:
-        board.post("hello", own, json.dumps(hello))
-
-
-def _wait_hellos(board: Board, members: Sequence[int]) -> list[dict[str, Any]]:
-    """What every rank has said.
-
-    Raises:
-        RankError: one of them does not come.
-    """
-    everyone = range(len(members))
-    began = time.monotonic()
-    pause_s = _FIRST_PAUSE_S
-    warned = False
-    while not board.all_posted("hello", everyone):
-        waited_s = time.monotonic() - began
-        if waited_s > _WARN_AFTER_S and not warned:
-            warned = True
-            warn(f"waiting for {_name(board, members)} to begin the same load")
-        if waited_s > _LONGEST_MEETING_S:
-            raise RankError(
-                f"{_name(board, members)} did not begin this load within {_LONGEST_MEETING_S / 60:.0f} minutes: every "
-                "rank of the process group must make the same call"
-            )
-        time.sleep(pause_s)
-        pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
-    return [json.loads(board.see("hello", number) or "{}") for number in everyone]
-
-
-def _name(board: Board, members: Sequence[int]) -> str:
-    missing = [str(members[number]) for number in board.missing("hello", range(len(members)))]
-    return f"rank{'s' * (len(missing) > 1)} {', '.join(missing[:8])}{', ...' if len(missing) > 8 else ''}"
-
-
-def _check_terms(hellos: Sequence[dict[str, Any]], members: Sequence[int]) -> None:
-    """Raises what a rank could not begin for, or in what it was asked for something else than the first. The same
-    on every rank, since all know all."""
-    for hello in hellos:
-        if "failure" in hello:
-            raise read_notice(hello["failure"]).to_error()
-    for hello, rank in zip(hellos, members, strict=True):
-        for name, value in hello["terms"].items():
-            if value != hellos[0]["terms"][name]:
-                raise UsageError(
-                    f"rank {rank} was asked for {name}={value!r} and rank {members[0]} for "
-                    f"{hellos[0]['terms'][name]!r}: ranks that share a load need the same"
-                )
-
-
-def _shares(hello: dict[str, Any], own: dict[str, Any]) -> bool:
-    """Whether a rank and this one read for one another."""
-    return bool(own["terms"]["share_across"] == "world" or hello["host"] == own["host"])

@@ -58,14 +58,18 @@ class Team:
     Attributes:
         rank: this process, from 0 on.
         ranks: the global rank of each.
+        neighbours: how many of them run on this host, this one counted.
         board: what they tell one another.
         watch: who notices when one of them ends the load.
     """
 
-    def __init__(self, group: Backend, rank: int, ranks: Sequence[int], board: Board, watch: Watch) -> None:
+    def __init__(
+        self, group: Backend, rank: int, ranks: Sequence[int], board: Board, watch: Watch, *, neighbours: int
+    ) -> None:
         self._group = group
         self.rank = rank
         self.ranks = tuple(ranks)
+        self.neighbours = neighbours
         self.board = board
         self.watch = watch
 
