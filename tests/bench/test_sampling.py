@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -67,11 +68,11 @@ def nothing_left() -> Iterator[None]:
 
 
 def _children() -> set[str]:
-    return {
-        child
-        for thread in os.listdir("/proc/self/task")
-        for child in Path(f"/proc/self/task/{thread}/children").read_text().split()
-    }
+    found = set[str]()
+    for thread in os.listdir("/proc/self/task"):
+        with contextlib.suppress(FileNotFoundError):  # a thread may end meanwhile
+            found.update(Path(f"/proc/self/task/{thread}/children").read_text().split())
+    return found
 
 
 def _odd(function: str, **kinds: type) -> Contender:

@@ -98,7 +98,7 @@ def test_without_vllm_every_load_format_says_where_to_get_it(model: Model) -> No
             "slipstream",
             FILES,
             "cpu",
-            r"no entry point of the group vllm.general_plugins registers it; slipstream's integration",
+            r"no entry point of the group vllm.general_plugins registers it; pip install 'slipstream\[vllm\]'",
         ),
     ],
 )

@@ -49,7 +49,8 @@ class Child:
     # Interrupted while they wait for tensors.
 
     def read_in_with(self) -> None:
-        with self.open() as tensors:
+        with slipstream.stream(self.path, framework="numpy", options=self.options) as tensors:
+            say("loading")  # in the block: whatever is interrupted from now on, the stream is closed
             for _ in tensors:
                 pass
 

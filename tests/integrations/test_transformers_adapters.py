@@ -108,13 +108,14 @@ def test_adapter_of_merged_experts(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
-def test_several_and_trainable(base: Path, adapter: Path, tmp_path: Path) -> None:
+def test_several_and_trainable(base: Path, tmp_path: Path) -> None:
     """Adapters stand beside one another under their names; one may be for training; a name is taken once."""
+    one = make_adapter(base, tmp_path / "one", modules_to_save=None)
     other = make_adapter(base, tmp_path / "other", r=2, modules_to_save=None)
     found, reference = load_base(base), load_base(base)
-    load_adapter(found, adapter, "first")
+    load_adapter(found, one, "first")
     load_adapter(found, other, "second", is_trainable=True)
-    reference.load_adapter(str(adapter), adapter_name="first")
+    reference.load_adapter(str(one), adapter_name="first")
     reference.load_adapter(str(other), adapter_name="second", is_trainable=True)
     assert_same_tensors(found, reference)
     for name in ("second", "first"):
@@ -122,8 +123,8 @@ def test_several_and_trainable(base: Path, adapter: Path, tmp_path: Path) -> Non
         reference.set_adapter(name)
         assert_same_outputs(found, reference)
     with pytest.raises(ValueError, match="already exists") as caught:
-        load_adapter(found, adapter, "first")
-    assert str(adapter) in caught.value.__notes__[0]
+        load_adapter(found, one, "first")
+    assert str(one) in caught.value.__notes__[0]
 
 
 def test_adapter_beside_the_weights(base: Path, adapter: Path, tmp_path: Path) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,7 +17,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 import slipstream
 from slipstream import AccessDeniedError, BlobChangedError, BlobNotFoundError, Options, Progress, ReadError, UsageError
-from slipstream.testing.range_faults import Status
+from slipstream.testing.range_faults import Hold, Status
 from slipstream.testing.range_server import Faults, RangeServer, When
 from slipstream.testing.seaweedfs import SeaweedFS
 from slipstream.transformers import from_pretrained
@@ -182,6 +186,25 @@ def test_a_store_that_fails(served: RangeServer, memory_limit: int | None, nothi
         from_pretrained(AutoModelForCausalLM, served.url("llama"), options=options)
     assert caught.value.uri == served.url("llama/model.safetensors")
     nothing_left()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda number: number.name)
+def test_a_process_that_is_ended(number: signal.Signals, served: RangeServer, temporary: Path) -> None:
+    """A process that is killed, or interrupted, while the store does not answer ends, and leaves no file."""
+    served.set_faults(Faults(Hold(when=When(path="*.safetensors", after=2))))  # the header, twice
+    program = (
+        "import sys, slipstream.transformers, transformers\n"
+        "slipstream.transformers.from_pretrained(transformers.AutoModelForCausalLM, sys.argv[1])"
+    )
+    environment = os.environ | {"TMPDIR": str(temporary)}
+    command = [sys.executable, "-P", "-c", program, served.url("llama")]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as child:
+        served.wait_held(1, timeout_s=60)
+        child.send_signal(number)
+        _, shown = child.communicate()
+    assert child.returncode == -number
+    assert ("KeyboardInterrupt" in shown) == (number is signal.SIGINT)
+    assert list(temporary.iterdir()) == []
 
 
 def test_a_model_that_is_replaced(models: Path, served: RangeServer) -> None:

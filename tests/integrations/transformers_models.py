@@ -34,7 +34,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-SMALL: Mapping[str, Any] = {
+SMALL: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 64,
     "num_hidden_layers": 12,  # more than ten, so that the order of names is not that of numbers
@@ -85,10 +85,15 @@ def make_llava() -> PreTrainedModel:
 
 def make_qwen() -> PreTrainedModel:
     """Text and vision, of which AutoModelForCausalLM takes the text."""
-    linear = {f"linear_{part}_head_dim": 8 for part in ("key", "value")}
+    linear: dict[str, Any] = {f"linear_{part}_head_dim": 8 for part in ("key", "value")}
     linear |= {f"linear_num_{part}_heads": 2 for part in ("key", "value")}
     layers = ["linear_attention", "full_attention"]
-    text = SMALL | linear | {"num_key_value_heads": 2, "head_dim": 8, "num_hidden_layers": 2, "layer_types": layers}
+    text = {**SMALL, **linear} | {
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "num_hidden_layers": 2,
+        "layer_types": layers,
+    }
     vision = {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 32}
     return Qwen3_5ForConditionalGeneration(Qwen3_5Config(text_config=text, vision_config=vision | {"patch_size": 8}))
 

@@ -218,3 +218,13 @@ def test_last_byte_around_a_page_end(tail: int, strategy: str, tmp_path: Path) -
     found = slipstream.load(path, framework="numpy", options=how)
     for name, reference in read_by_reference(tmp_path, sizes).items():
         check_tensor(found[name], reference)
+
+
+@pytest.mark.parametrize("strategy", ["mapped", "direct", "buffered"])
+def test_large_misaligned_tensors(strategy: str, tmp_path: Path) -> None:
+    """A tensor of more than a huge page that must be moved to align it comes whole, whatever its length is."""
+    count = (2 << 20) // 4 + 1025
+    tensors = {"odd": (Dtype.U8, (1,), b"o"), "a": (Dtype.F32, (count,), make_content(Dtype.F32, (count,), seed=1))}
+    write_safetensors(tmp_path / "a.safetensors", tensors)
+    found = slipstream.load(tmp_path, framework="numpy", options=slipstream.Options(strategy=cast(Any, strategy)))
+    check_tensor(found["a"], read_by_reference(tmp_path, ["a"])["a"])

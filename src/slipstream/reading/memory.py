@@ -43,6 +43,7 @@ def map_memory(length: int) -> int:
     Raises:
         OSError: the system gives no more (ENOMEM).
     """
+    length = -(-length // PAGE_BYTES) * PAGE_BYTES  # whose end must be a page's, to give back what is behind it
     spare = _HUGE_PAGE_BYTES - PAGE_BYTES if length >= _HUGE_PAGE_BYTES else 0
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
     reserved = _check_address(_LIBC.mmap(None, length + spare, _READ_WRITE, flags, -1, 0))

@@ -52,7 +52,7 @@ def from_pretrained(
         config: instead of the one that lies there: a config, or where AutoConfig finds one.
         weights: where the weights are, if not in `uri`: whatever `slipstream.stream` takes.
         options: how to read; see slipstream.Options. `memory_limit` is for what was read and transformers has not
-            asked for yet: 4 GiB without it. Mapped files do not count.
+            asked for yet: 2 GiB without it. Mapped files do not count.
         storage_options: how stores are reached; see `slipstream.stream`.
         progress: True for a bar in the style of transformers, or a function that is given a Progress now and then, in
             one thread at a time.
