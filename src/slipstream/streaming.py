@@ -22,7 +22,7 @@ from slipstream.options import Options
 from slipstream.planning.build import plan_reads
 from slipstream.planning.select import Names, select_tensors
 from slipstream.progress import find_report
-from slipstream.ranges import RangeStream, describe_ranges
+from slipstream.ranges import RangeStream, describe_ranges, name_range
 from slipstream.sources.locate import Uri, list_uris, locate_checkpoint
 from slipstream.sources.registry import Sources, StorageOptionsGiven
 from slipstream.tensor_stream import TensorStream
@@ -126,6 +126,7 @@ def stream_ranges(
     framework: FrameworkName | None = None,
     options: Options | None = None,
     storage_options: StorageOptionsGiven | None = None,
+    distributed: Distributed = None,
     progress: bool | Callable[[Progress], object] = False,
 ) -> RangeStream:
     """Streams plain ranges of blobs, whatever is in them: hands each out the moment its last byte is there.
@@ -136,7 +137,7 @@ def stream_ranges(
 
     Args:
         ranges: of files, objects and URLs, mixed. They may overlap, repeat and be empty.
-        device, framework, options, storage_options: as in `stream`.
+        device, framework, options, storage_options, distributed: as in `stream`.
         progress: as in `stream`; its tensors are ranges.
 
     Returns:
@@ -145,12 +146,17 @@ def stream_ranges(
     Raises:
         UsageError: a range that is none, or reaches beyond its blob. Before any is read, as the others.
         BlobNotFoundError, AccessDeniedError, MemoryLimitError, MissingDependencyError: as `stream`.
+        RankError: as `stream`.
         ReadError and others: while iterating; see TensorStream.
     """
     options = options or Options()
+    ranges = list(ranges)
     describe = partial(describe_ranges, ranges, options.memory_limit)
     sources = Sources(storage_options, options)
-    return RangeStream(begin_stream(describe, sources, device, framework, None, options, progress))
+    asked = [name_range(wanted) for wanted in ranges]
+    return RangeStream(
+        begin_stream(describe, sources, device, framework, None, options, progress, distributed=distributed, uri=asked)
+    )
 
 
 def load_into(

@@ -23,6 +23,8 @@ import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 import slipstream
+from slipstream.integrations.vllm import weights
+from slipstream.integrations.vllm.settings import parse_settings
 from slipstream.ranks import meeting, watch
 from slipstream.ranks.engine import RankEngine
 
@@ -112,6 +114,30 @@ class Member:
     def load_all(self, uri: str, **arguments: Any) -> dict[str, str]:
         """By slipstream.load."""
         return {name: digest(tensor) for name, tensor in slipstream.load(uri, distributed=True, **arguments).items()}
+
+    def load_ranges(self, wanted: list[list[Any]]) -> dict[str, object]:
+        """By slipstream.stream_ranges."""
+        ranges = [slipstream.ByteRange(*each) for each in wanted]
+        with slipstream.stream_ranges(ranges, distributed=True) as found:
+            digests = {str(position): digest(data) for position, data in found}
+        stats = found.stats()
+        return {"ranges": digests, "read": sum(file.bytes for file in stats.files), "received": stats.received_bytes}
+
+    def stream_weights(self, uri: str, skips: str, read_ahead_bytes: int) -> dict[str, str]:
+        """As a serving engine is given them by the integration of vLLM, but for tensors whose name has this in it."""
+        weights._READ_AHEAD_BYTES = read_ahead_bytes
+        return {
+            name: digest(tensor)
+            for name, tensor in weights.stream_weights(
+                uri,
+                parse_settings({}),
+                lambda name: True,
+                "model.",
+                lambda *line: None,
+                group=dist.group.WORLD,
+                skips=lambda name: skips in name,
+            )
+        }
 
     def load_into(self, uri: str, shapes: dict[str, list[int]]) -> dict[str, str]:
         """Into a module with parameters of these names and shapes."""

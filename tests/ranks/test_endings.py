@@ -127,6 +127,24 @@ def test_another_checkpoint(pair: Crew, model: Model, tmp_path: Path) -> None:
     check_usable(pair, model)
 
 
+def test_a_tensor_larger_than_the_limit(crew: Crew, model: Model) -> None:
+    """A tensor that no rank may hold is an error of the same class on every rank, and says what to do."""
+    found = crew.ask_all("load", uri=str(model.folder), options={"memory_limit": 11 * MIB})
+    assert [each.error for each in found] == ["MemoryLimitError"] * crew.size
+    assert all("embedding" in each.text for each in found)
+    check_usable(crew, model)
+
+
+def test_other_ranges(pair: Crew, model: Model) -> None:
+    """Ranks that are asked for different plain ranges are told so, and none is given those of another."""
+    for rank in range(2):
+        pair.tell(rank, "load_ranges", wanted=[(str(model.folder / ONE_SHARD), 0, 10 + rank)])
+    found = [pair.hear(0), pair.hear(1)]
+    assert [each.error for each in found] == ["UsageError"] * 2
+    assert all("another checkpoint than rank 0" in each.text for each in found)
+    check_usable(pair, model)
+
+
 def test_one_leaves(crew: Crew, model: Model) -> None:
     """A rank that closes its stream early ends it for the others once they were given what it was; nobody hangs."""
     options = {"memory_limit": 13 * MIB}

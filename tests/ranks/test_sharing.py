@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import slipstream
+from slipstream import ByteRange
 from slipstream.ranks import agreement
 from slipstream.testing.checkpoints import encode_index, encode_safetensors
 from slipstream.testing.nginx import Nginx
@@ -17,6 +19,7 @@ from slipstream.testing.proxy import ForwardProxy
 from slipstream.testing.range_server import RangeServer
 from slipstream.testing.seaweedfs import SeaweedFS
 from tests.ranks.crew import Crew
+from tests.ranks.member import digest
 from tests.ranks.models import MIB, Model
 
 HEADERS_BYTES = 512 << 10  # of what a load reads besides tensors: an index, and the first 96 KiB of two shards
@@ -78,6 +81,17 @@ def test_load(crew: Crew, model: Model) -> None:
     assert results[0] == model.digests
 
 
+@pytest.mark.parametrize("read_ahead_mib", [13, 11])
+def test_weights_for_an_engine(pair: Crew, model: Model, read_ahead_mib: int) -> None:
+    """Each rank of an engine is given all but what it skips, also where one tensor is more than is read ahead."""
+    for rank, skips in enumerate(["layer.", "head."]):
+        arguments = {"skips": skips, "read_ahead_bytes": read_ahead_mib * MIB}
+        pair.tell(rank, "stream_weights", uri=str(model.folder), **arguments)
+    for rank, skips in enumerate(["layer.", "head."]):
+        wanted = {f"model.{name}": value for name, value in model.digests.items() if skips not in name}
+        assert pair.hear(rank) == wanted
+
+
 def test_load_into(crew: Crew, tmp_path: Path) -> None:
     """`load_into` fills the module of every rank."""
     content = {"weight": ("F32", (64, 64), bytes(range(256)) * 64), "bias": ("F32", (64,), bytes(range(256)))}
@@ -85,6 +99,26 @@ def test_load_into(crew: Crew, tmp_path: Path) -> None:
     shapes = {"weight": [64, 64], "bias": [64]}
     results = crew.ask_all("load_into", uri=str(tmp_path), shapes=shapes)
     assert all(result == results[0] and set(result) == set(shapes) for result in results)
+
+
+def test_ranges(crew: Crew, model: Model) -> None:
+    """Plain ranges are shared as well, also those that overlap, repeat, are empty or begin at the same place."""
+    one, two = (str(model.folder / name) for name in model.shards)
+    wanted = [
+        (one, 0, 5 * MIB),
+        (one, 4 * MIB, 9 * MIB + 3),
+        (two, 7, 7),
+        (two, 7, 99),
+        (one, 0, 5 * MIB),
+        (two, 7, MIB),
+    ]
+    plain = {str(position): digest(data) for position, data in slipstream.stream_ranges([*starmap(ByteRange, wanted)])}
+    total = sum(end - start for _, start, end in wanted)
+    results = crew.ask_all("load_ranges", wanted=wanted)
+    assert sum(result["read"] for result in results) == total
+    for result in results:
+        assert result["ranges"] == plain
+        assert result["read"] + result["received"] == total
 
 
 @pytest.mark.parametrize("limit_mib", [13, 24])

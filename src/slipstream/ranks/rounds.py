@@ -80,11 +80,11 @@ class Rounds:
         self.ledger = Ledger(self._changed, plan.memory_limit, count_held=count_held)
         self._on_heap = len(plan.ops) > MOST_MAPPINGS
         self._outstanding = [0] * len(plan.ops)  # how many pieces of each op have not landed
-        self._own: dict[tuple[int, int], Piece] = {}  # this rank's, by blob and start
+        self._own: dict[tuple[str, int], Piece] = {}  # this rank's, by the first name of their op and their start
         for piece in pieces:
             self._outstanding[piece.op] += 1
             if piece.owner == rank:
-                self._own[plan.ops[piece.op].blob, piece.start] = piece
+                self._own[plan.ops[piece.op].tensors[0].name, piece.start] = piece
         self._targets: dict[int, OpInFlight] = {}  # leased and not delivered, by position in the plan
         self._leased = 0  # how many ops
         self._delivered = 0  # how many ops
@@ -110,12 +110,12 @@ class Rounds:
     def admit(self, op: ReadOp) -> bool:
         """See Places: whether the memory of the op that this one is part of is leased."""
         with self._changed:
-            return self._own[op.blob, op.start].op < self._leased
+            return self._find_own(op).op < self._leased
 
     def place(self, op: ReadOp, map_op: MapOp) -> Region:
         """See Places: the memory of the whole op that this one is, or is part of."""
         with self._changed:
-            target = self._targets.get(self._own[op.blob, op.start].op)
+            target = self._targets.get(self._find_own(op).op)
         if target is None:
             raise TransferStopped
         return self._make_region(target, map_op if (op.start, op.end) == (target.op.start, target.op.end) else _map)
@@ -123,7 +123,7 @@ class Rounds:
     def note_read(self, op: ReadOp) -> None:
         """Notes that a piece of this rank's stands in memory."""
         with self._changed:
-            self._read.add(self._own[op.blob, op.start].number)
+            self._read.add(self._find_own(op).number)
             self._changed.notify_all()
 
     def open(self) -> None:
@@ -291,6 +291,10 @@ class Rounds:
     def interrupted_here(self) -> bool:
         """Whether this thread is inside `wait_whole`, and a signal handler is asking."""
         return self._waiting_thread == get_ident()
+
+    def _find_own(self, op: ReadOp) -> Piece:
+        """The piece that one of this rank's reads is. Plain ranges may overlap, so that a place alone tells nothing."""
+        return self._own[op.tensors[0].name, op.start]
 
     @property
     def _is_halted(self) -> bool:
