@@ -176,12 +176,29 @@ def test_settings_reach_slipstream(
     assert "files, ranged" in log
 
 
+@pytest.mark.parametrize("name", ["llama", "moe"])
+def test_ranks_share(
+    name: str, models: Path, store: SeaweedFS, home: Path, by_default: dict[str, list[list[int]]]
+) -> None:
+    """Two ranks of tensor parallelism give the tokens of one, and read each byte once, from a disk and the store."""
+    for model in (str(models / name), f"s3://{BUCKET}/{name}"):
+        settings = {
+            "model": model,
+            "load_format": "slipstream",
+            "tensor_parallel_size": 2,
+            "model_loader_extra_config": {"distributed": True},
+        }
+        found, log = tokens(settings, home, store)
+        assert found == by_default[name]
+        assert len(re.findall(r"of which this one of 2 ranks read 0\.\d+ GB", log)) == 2
+
+
 @pytest.mark.parametrize(
     ("extra", "said"),
     [
         ({"concurency": 4}, "did you mean concurrency?"),
         ({"concurrency": 0}, "concurrency is 0"),
-        ({"distributed": True}, "distributed=true is not in this version"),
+        ({"distributed": "yes"}, "distributed is 'yes'; it is true or false"),
         ({"storage_options": "endpoint=x"}, "storage_options is a JSON object"),
         ({"weights": ""}, "weights is ''"),
     ],
