@@ -4,8 +4,9 @@
     python benchmarks/ranks.py collectives --ranks 4
 
 `store` serves a checkpoint at a fixed total rate, whoever asks, as a store does whose bandwidth is bought by the
-gigabit; one rank alone and all together load it in turns. `collectives` compares broadcasts from changing owners with
-all-gathers of equal parts, by sizes and by how many are under way. docs/distributed.md quotes both.
+gigabit; one rank alone, all together, and all of them each for itself load it in turns. `collectives` compares
+broadcasts from changing owners with all-gathers of equal parts, by sizes and by how many are under way.
+docs/distributed.md quotes both.
 """
 
 from __future__ import annotations
@@ -105,21 +106,29 @@ def measure_store(folder: Path, ranks: int, rate: float, rounds: int) -> None:
     nbytes = sum((folder / name).stat().st_size for name in names)
     for name in names:
         (folder / name).read_bytes()  # from the page cache, so that the rate is the only limit
-    times: dict[int, list[float]] = {1: [], ranks: []}
+    ways = {
+        "one rank": (1, "load"),
+        f"{ranks} ranks together": (ranks, "load"),
+        f"{ranks} ranks, each for itself": (ranks, "load-apart"),
+    }
+    times: dict[str, list[float]] = {way: [] for way in ways}
     with limited_store(folder, rate) as (url, allowance):
         for _ in range(rounds):
-            for size in (1, ranks):
+            for way, (size, task) in ways.items():
                 allowance.sent = 0
-                figures = run_ranks(size, "load", *(url + name for name in names))
+                figures = run_ranks(size, task, *(url + name for name in names))
                 slowest = max(each["seconds"] for each in figures)
                 cpu = sum(each["cpu_seconds"] for each in figures)
-                times[size].append(slowest)
+                times[way].append(slowest)
                 print(
-                    f"{size} rank{'s' * (size > 1)}: {slowest:6.2f} s, {nbytes / slowest / 1e6:6.0f} MB/s each, "
-                    f"{allowance.sent / nbytes:.4f} of the checkpoint sent, {cpu:5.2f} CPU s"
+                    f"{way:>24}: {slowest:6.2f} s, {nbytes / slowest / 1e6:6.0f} MB/s to each, "
+                    f"{allowance.sent / nbytes:.4f} of the checkpoint sent, {cpu:5.2f} CPU s",
+                    flush=True,
                 )
-    alone, together = statistics.median(times[1]), statistics.median(times[ranks])
-    print(f"{nbytes / 1e9:.2f} GB at {rate / 1e6:.0f} MB/s: {together / alone:.3f} x the time of one rank alone")
+    alone, *others = (statistics.median(found) for found in times.values())
+    print(f"{nbytes / 1e9:.2f} GB at {rate / 1e6:.0f} MB/s, medians: one rank {alone:.2f} s")
+    for way, seconds in zip([*ways][1:], others, strict=True):
+        print(f"{way:>24}: {seconds:.2f} s, {seconds / alone:.3f} x the time of one rank alone")
 
 
 def run_ranks(size: int, *arguments: str) -> list[dict[str, float]]:
@@ -148,8 +157,8 @@ def be_rank(rank: int, size: int, port: int, task: str, arguments: Sequence[str]
     store = TCPStore("127.0.0.1", port, is_master=False)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
     dist.barrier()
-    if task == "load":
-        load(arguments)
+    if task.startswith("load"):
+        load(arguments, together=task == "load")
     else:
         kind, piece_bytes, under_way, threads = arguments
         pass_round(kind, int(piece_bytes), int(under_way), int(threads))
@@ -157,10 +166,10 @@ def be_rank(rank: int, size: int, port: int, task: str, arguments: Sequence[str]
     dist.destroy_process_group()
 
 
-def load(uris: Sequence[str]) -> None:
+def load(uris: Sequence[str], *, together: bool) -> None:
     import slipstream
 
-    with slipstream.stream(list(uris), distributed=True) as tensors:
+    with slipstream.stream(list(uris), distributed=together) as tensors:
         for _, tensor in tensors:
             del tensor
     stats = tensors.stats()
