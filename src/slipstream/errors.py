@@ -121,5 +121,15 @@ class StreamClosedError(SlipstreamError, RuntimeError):
     """The stream was used after it was closed: you closed it, the world did not break it."""
 
 
+class RankError(SlipstreamError, RuntimeError):
+    """Another rank of a load that ranks share has died, has left it early, or is out of reach.
+
+    Attributes:
+        rank: which, by its rank in the whole world; None where nobody can tell.
+    """
+
+    rank: int | None = None
+
+
 class ModuleMismatchError(SlipstreamError, ValueError):
     """The checkpoint and the module it is loaded into do not agree in names or shapes."""

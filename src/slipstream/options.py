@@ -117,6 +117,8 @@ class Options:
             storage.
         populate: whether a thread gives memory its pages ahead of what is received into it. "auto" does so where every
             tensor is kept, as by `load`: then the memory is needed anyway. It is not done under a `memory_limit`.
+        share_across: with `distributed=`, who shares the reading: all ranks of the "world", so that each byte is read
+            once in all; or those of a "node", so that each is read once per host and crosses no network between hosts.
 
     Raises:
         UsageError: a value that cannot work, or an unknown `SLIPSTREAM_` variable in the environment.
@@ -152,6 +154,8 @@ class Options:
     # is in flight to the fastest storage there is, 50 GB/s at 1 ms, is 50 MB. See planning/staging.py.
     ring_bytes: int | Literal["auto"] = field(default_factory=_setting("ring_bytes", _parse_bytes_or_auto, "auto"))
     device_memory_limit: int | None = field(default_factory=_setting("device_memory_limit", _parse_limit, None))
+    # Storage is the scarcer resource where ranks share anything at all; unmeasured between hosts.
+    share_across: Literal["world", "node"] = field(default_factory=_setting("share_across", str.strip, "world"))
 
     def __post_init__(self) -> None:
         _refuse_unknown_variables()
@@ -190,6 +194,8 @@ class Options:
             raise UsageError(f'populate is {self.populate!r}; it is True, False or "auto"')
         if self.gap_bytes != "auto" and not (_is_int(self.gap_bytes) and self.gap_bytes >= 0):
             raise UsageError(f'gap_bytes is {self.gap_bytes!r}; it is a number of bytes, 0 or more, or "auto"')
+        if self.share_across not in ("world", "node"):
+            raise UsageError(f'share_across is {self.share_across!r}; it is "world" or "node"')
         limit = self.bandwidth_limit
         if limit is not None and not (_is_int(limit) and limit >= 1024):
             raise UsageError(f"bandwidth_limit is {limit!r}; it is bytes per second, at least 1,024, or None")

@@ -67,6 +67,11 @@ def lay_out_ranges(blobs: Sequence[Blob], ranges: Sequence[tuple[int, int, int]]
     return Checkpoint(tuple(blobs), tuple(tensors), ({},) * len(blobs))
 
 
+def name_range(given: object) -> str:
+    """Tells a range from every other, whatever was given for one: its URI first, so that this shows."""
+    return " ".join(map(str, given)) if isinstance(given, tuple) else str(given)
+
+
 def _check_range(number: int, given: object, most_bytes: int | None) -> ByteRange:
     try:
         uri, start, end = cast(Any, given)

@@ -2,6 +2,7 @@
 
     locate  ->  describe  ->  plan  ->  read  ->  deliver
 
+Where ranks share a load, the first of them does the first two for all, and `ranks` stands between read and deliver.
 This is the only place that wires the stages together. Plain ranges go the same way (ranges.py), and so do the files of
 a pull (pulling/).
 """
@@ -14,7 +15,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from slipstream.delivery.base import choose_framework
 from slipstream.delivery.casting import find_dtype
 from slipstream.delivery.device import find_target
 from slipstream.delivery.opening import begin_opening
@@ -24,13 +24,14 @@ from slipstream.options import Options
 from slipstream.planning.limits import word_limit
 from slipstream.planning.select import Names
 from slipstream.planning.shard import Shard
-from slipstream.progress import find_report
-from slipstream.ranges import RangeStream, describe_ranges
-from slipstream.sources.locate import Uri, locate_checkpoint
+from slipstream.ranges import RangeStream, describe_ranges, name_range
+from slipstream.sharing import agree, join_ranks, start_shared
+from slipstream.sources.locate import Uri, list_uris, locate_checkpoint
 from slipstream.sources.registry import Sources, StorageOptionsGiven
 from slipstream.survey import plan_shards
 from slipstream.tensor_stream import TensorStream
 from slipstream.types import ByteRange, Checkpoint, LoadStats, Progress, ReadPlan, Target
+from slipstream.wanted import settle_arguments
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from slipstream.delivery.base import FrameworkName, Tensor
     from slipstream.delivery.casting import DtypeGiven
     from slipstream.delivery.device import Device
+    from slipstream.ranks.team import Team
+    from slipstream.sharing import Distributed
 
 
 def stream(
@@ -50,6 +53,7 @@ def stream(
     shard: Shard | None = None,
     options: Options | None = None,
     storage_options: StorageOptionsGiven | None = None,
+    distributed: Distributed = None,
     progress: bool | Callable[[Progress], object] = False,
 ) -> TensorStream:
     """Streams a checkpoint: hands each tensor out the moment its last byte is there.
@@ -77,6 +81,10 @@ def stream(
         storage_options: how object stores and HTTP servers are reached, by the names that pandas and fsspec use:
             endpoint, region, credentials, anonymous, ca_bundle, proxy, headers (docs/object-stores.md). What is not
             given is taken from the usual environment variables of each cloud.
+        distributed: a torch.distributed process group, or True for the default one, whose ranks share the load: each
+            byte is read by one of them and passed on to the others, and every rank is given all tensors, in the same
+            order. Every rank of the group makes the same call, and iterates to the end; one that fails, leaves or
+            dies ends the load of all (docs/distributed.md). None or False is a load of one's own.
         progress: True for a bar on standard error, or a function that is given a Progress about ten
             times a second, in the thread that iterates.
 
@@ -86,6 +94,7 @@ def stream(
     Raises:
         UsageError, BlobNotFoundError, AccessDeniedError, FormatError, TensorNotFoundError,
         MemoryLimitError, MissingDependencyError: before any tensor is read.
+        RankError: a rank of a shared load did not come, died or left.
         ReadError and others: while iterating; see TensorStream.
     """
     return begin_stream(
@@ -98,6 +107,8 @@ def stream(
         framework=framework,
         names=names,
         shard=shard,
+        distributed=distributed,
+        uri=uri,
     )
 
 
@@ -111,6 +122,7 @@ def load(
     shard: Shard | None = None,
     options: Options | None = None,
     storage_options: StorageOptionsGiven | None = None,
+    distributed: Distributed = None,
     progress: bool | Callable[[Progress], object] = False,
 ) -> dict[str, Tensor]:
     """Loads a checkpoint as a whole: name -> tensor. Arguments, ownership and errors as in `stream`."""
@@ -127,6 +139,8 @@ def load(
         shard=shard,
         keeps=True,
         check=partial(_check_fits, options),
+        distributed=distributed,
+        uri=uri,
     ) as tensors:
         return dict(tensors)
 
@@ -138,6 +152,7 @@ def stream_ranges(
     framework: FrameworkName | None = None,
     options: Options | None = None,
     storage_options: StorageOptionsGiven | None = None,
+    distributed: Distributed = None,
     progress: bool | Callable[[Progress], object] = False,
 ) -> RangeStream:
     """Streams plain ranges of blobs, whatever is in them: hands each out the moment its last byte is there.
@@ -148,7 +163,7 @@ def stream_ranges(
 
     Args:
         ranges: of files, objects and URLs, mixed. They may overlap, repeat and be empty.
-        device, framework, options, storage_options: as in `stream`.
+        device, framework, options, storage_options, distributed: as in `stream`.
         progress: as in `stream`; its tensors are ranges.
 
     Returns:
@@ -157,12 +172,26 @@ def stream_ranges(
     Raises:
         UsageError: a range that is none, or reaches beyond its blob. Before any is read, as the others.
         BlobNotFoundError, AccessDeniedError, MemoryLimitError, MissingDependencyError: as `stream`.
+        RankError: as `stream`.
         ReadError and others: while iterating; see TensorStream.
     """
     options = options or Options()
+    ranges = list(ranges)
     describe = partial(describe_ranges, ranges, options.memory_limit)
     sources = Sources(storage_options, options)
-    return RangeStream(begin_stream(describe, sources, options, progress, device=device, framework=framework))
+    asked = [name_range(wanted) for wanted in ranges]
+    return RangeStream(
+        begin_stream(
+            describe,
+            sources,
+            options,
+            progress,
+            device=device,
+            framework=framework,
+            distributed=distributed,
+            uri=asked,
+        )
+    )
 
 
 def load_into(
@@ -176,6 +205,7 @@ def load_into(
     shard: Shard | None = None,
     options: Options | None = None,
     storage_options: StorageOptionsGiven | None = None,
+    distributed: Distributed = None,
     progress: bool | Callable[[Progress], object] = False,
 ) -> LoadStats:
     """Loads a checkpoint into a PyTorch module's parameters and buffers.
@@ -186,8 +216,8 @@ def load_into(
 
     Args:
         module: what to load into. It is changed while this runs, also when it ends in an error.
-        uri, device, dtype, names, shard, options, storage_options, progress: as in `stream`. The module's own device
-            may be another; for one on a GPU give that as `device`.
+        uri, device, dtype, names, shard, options, storage_options, distributed, progress: as in `stream`. The module's
+            own device may be another; for one on a GPU give that as `device`.
         strict: whether names that only one side has are an error. Shapes that differ always are.
 
     Raises:
@@ -209,6 +239,8 @@ def load_into(
         shard=shard,
         keeps=filler.keeps,
         check=filler.check,
+        distributed=distributed,
+        uri=uri,
     )
     with begun as tensors:
         for name, tensor in tensors:
@@ -302,48 +334,57 @@ def begin_stream(
     shard: Shard | None = None,
     keeps: bool = False,
     check: Callable[[ReadPlan], object] = lambda reads: None,
+    distributed: Distributed = None,
+    uri: Uri | Sequence[Uri] = (),
 ) -> TensorStream:
     """Plans a load of what `describe` finds and, if `check` does not object to the plan, begins to read.
 
-    Takes the sources over, and closes them in the end. `keeps`: what is loaded is kept. All else as in `stream`.
+    Takes the sources over, and closes them in the end. `keeps`: what is loaded is kept. `uri`: what `describe`
+    describes, by which ranks that share a load tell whether they were given the same. All else as in `stream`.
     """
     started = time.perf_counter(), time.process_time()
+    settle = partial(settle_arguments, device, dtype, framework, options, progress)
+    team: Team | None = None
     try:
-        options = options or Options()
-        delivered_as, cast = choose_framework(framework), find_dtype(dtype)
-        for_jax = delivered_as == "jax"  # which places arrays itself, once they are in host memory
-        target = Target.HOST if for_jax else find_target(device)
-        report = find_report(progress)
-        opening = begin_opening(target, device, delivered_as, options)
-        (reads,) = plan_shards(
-            describe(sources),
-            target,
-            names,
-            [shard],
-            options,
-            sources,
-            cast=cast,
-            keeps=keeps,
-            aligned=for_jax,
-            see_storage=opening.see_storage,
-        )
+        team = join_ranks(distributed, shard, settle)
+        wanted = settle()
+        options = wanted.options
+        opening = begin_opening(wanted.target, device, wanted.framework, options)
+        planner = partial(plan_shards, names=names, options=options, sources=sources, aligned=wanted.is_placed_later)
+        if team is None:
+            (reads,) = planner(
+                describe(sources),
+                target=wanted.target,
+                shards=[shard],
+                cast=wanted.cast,
+                keeps=keeps,
+                see_storage=opening.see_storage,
+            )
+            copier = opening.wait_copier(reads)
+        else:  # the bytes are passed round in host memory, and go from there to where each rank wants them
+            plan_described = partial(planner, target=Target.HOST, shards=[None])
+            reads = agree(team, list_uris(uri), sources, partial(describe, sources), plan_described)
+            copier = opening.make_copier(wanted.cast) if wanted.lands_elsewhere else None
         check(reads)
         populate = keeps if options.populate == "auto" else options.populate
-        copier = opening.wait_copier(reads)
+        engine = None if team is None else start_shared(team, reads, wanted, sources, copier, populate=populate)
         return TensorStream(
             reads,
-            delivered_as,
+            wanted.framework,
             options,
             sources,
-            placement=device if for_jax else None,
+            placement=device if wanted.is_placed_later else None,
             populate=populate,
             copier=copier,
             warm_up_s=opening.warm_up_s,
-            report=report,
+            report=wanted.report,
             started=started,
+            engine=engine,
         )
-    except BaseException:
+    except BaseException as error:
         sources.close()
+        if team is not None:
+            team.watch.fail(error)
         raise
 
 

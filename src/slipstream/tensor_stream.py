@@ -14,6 +14,7 @@ from slipstream.errors import StreamClosedError
 from slipstream.options import Options
 from slipstream.reading.base import Copier
 from slipstream.reading.buffers import copy_region
+from slipstream.reading.deliveries import Reading
 from slipstream.reading.engine import Engine
 from slipstream.reading.in_flight import OpInFlight
 from slipstream.sources.registry import Sources
@@ -45,6 +46,8 @@ class TensorStream:
         ReadError: the storage failed; with uri, offset and length.
         BlobChangedError: a file was changed or replaced during the load.
         MemoryLimitError: the caller holds all of `memory_limit`.
+        RankError: the load is shared, and another rank has died or has left early. What another rank fails with is
+            raised here as well, under its own class.
         StreamClosedError: the stream was closed before its end, or made in a process that has since forked.
     """
 
@@ -61,6 +64,7 @@ class TensorStream:
         warm_up_s: float = 0.0,
         report: Callable[[Progress], object] | None = None,
         started: tuple[float, float] | None = None,
+        engine: Reading | None = None,
     ) -> None:
         self.plan = plan
         self._report = report
@@ -77,7 +81,7 @@ class TensorStream:
         self._reported = 0.0
         self._sources = sources
         self._warm_up_s = warm_up_s
-        self._engine = Engine(plan, options, sources, populate=populate, copier=copier)
+        self._engine: Reading = engine or Engine(plan, options, sources, populate=populate, copier=copier)
         try:
             self._framework = import_framework(framework, placement)  # while the first reads are under way
         except BaseException:
@@ -134,7 +138,9 @@ class TensorStream:
             reads=schedule.requests,
             fallbacks=self._engine.fallbacks,
             peak_buffer_bytes=self._engine.peak_bytes,
-            files=_file_stats(self.plan),
+            files=_file_stats(self._engine.plan),
+            ranks=self._engine.ranks,
+            received_bytes=self._engine.received_bytes,
             hedged=schedule.hedged,
             peak_concurrency=schedule.peak_concurrency,
             source_bytes=self._source_bytes,
@@ -145,7 +151,7 @@ class TensorStream:
     def _ring_stats(self) -> dict[str, Any]:
         ring = self._engine.ring_statistics()
         if ring is None:
-            return {}
+            return {"warm_up_seconds": self._warm_up_s}
         return {
             "ring_bytes": ring.ring_bytes,
             "copies": ring.copies,

@@ -552,6 +552,8 @@ class LoadStats:
             headers are read, so it is part of `seconds` only as far as it took longer than they did.
         ring_seconds: spent making and page-locking slots, in all threads together. A ring that was kept takes none.
         ring_wait_seconds: for which reads waited for a slot, in all threads together: copies were slower than reads.
+        ranks: how many shared the load; 1 for a load of one's own. `files` and all figures of reading are this rank's.
+        received_bytes: tensor bytes that other ranks have read and passed on, whether delivered yet or not.
     """
 
     bytes: int
@@ -575,6 +577,8 @@ class LoadStats:
     warm_up_seconds: float = 0.0
     ring_seconds: float = 0.0
     ring_wait_seconds: float = 0.0
+    ranks: int = 1
+    received_bytes: int = 0
 
     @property
     def gigabytes_per_second(self) -> float:

@@ -79,6 +79,7 @@ def environment(home: Path, store: SeaweedFS | None = None, without: Sequence[st
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # two ranks would want two NUMA nodes
     }
     if without:
         hiding = home / "hiding"
@@ -176,12 +177,24 @@ def test_settings_reach_slipstream(
     assert "files, ranged" in log
 
 
+@pytest.mark.parametrize("name", ["llama", "moe"])
+def test_ranks_share(name: str, models: Path, store: SeaweedFS, home: Path) -> None:
+    """Two ranks of tensor parallelism give the tokens of the default loader's two, and have each read a part."""
+    ranks = {"tensor_parallel_size": 2}
+    expected, _ = tokens({"model": str(models / name), "load_format": "auto", **ranks}, home)
+    shared = {"load_format": "slipstream", "model_loader_extra_config": {"distributed": True}, **ranks}
+    for model in (str(models / name), f"s3://{BUCKET}/{name}"):
+        found, log = tokens({"model": model, **shared}, home, store)
+        assert found == expected
+        assert len(re.findall(r"of which this one of 2 ranks read 0\.\d+ GB", log)) == 2
+
+
 @pytest.mark.parametrize(
     ("extra", "said"),
     [
         ({"concurency": 4}, "did you mean concurrency?"),
         ({"concurrency": 0}, "concurrency is 0"),
-        ({"distributed": True}, "distributed=true is not in this version"),
+        ({"distributed": "yes"}, "distributed is 'yes'; it is true or false"),
         ({"storage_options": "endpoint=x"}, "storage_options is a JSON object"),
         ({"weights": ""}, "weights is ''"),
     ],

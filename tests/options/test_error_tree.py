@@ -29,6 +29,7 @@ BUILT_INS: dict[str, tuple[type[Exception], ...]] = {
     "MemoryLimitError": (MemoryError,),
     "DeviceError": (RuntimeError,),
     "StreamClosedError": (RuntimeError,),
+    "RankError": (RuntimeError,),
     "ModuleMismatchError": (ValueError,),
 }
 PUBLIC: dict[str, type[SlipstreamError]] = {

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-import slipstream.streaming
+from slipstream import streaming, wanted
 from slipstream.delivery import opening
 from slipstream.delivery.accelerator import open_accelerator
 from slipstream.reading.base import Copier
 from slipstream.testing.late_copies import LateCopier
-from slipstream.types import ReadPlan, Target
+from slipstream.types import Dtype, Target
 
 _SEEDS = itertools.count()
 
@@ -26,10 +26,16 @@ _SEEDS = itertools.count()
 @pytest.fixture
 def accelerated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Loads to "cpu" are loads to a device: by torch.cpu, with what is done for a GPU."""
-    monkeypatch.setattr(slipstream.streaming, "find_target", lambda device: Target.DEVICE)
-    monkeypatch.setattr(opening, "require_device", lambda name: torch.device("cpu"))
+    accelerate(monkeypatch.setattr)
     yield
     open_accelerator(torch.device("cpu")).memory.drop()
+
+
+def accelerate(set_attribute: Callable[[object, str, object], None]) -> None:
+    """Has this process take "cpu" for a device; what it changes is changed by the function that it is given."""
+    for module in (streaming, wanted):
+        set_attribute(module, "find_target", lambda device: Target.DEVICE)
+    set_attribute(opening, "require_device", lambda name: torch.device("cpu"))
 
 
 @pytest.fixture
@@ -44,16 +50,13 @@ def wrap_copiers(
     """Has every load copy late; see LateCopier."""
     made: list[LateCopier] = []
 
-    def wrap(original: Callable[..., Copier | None]) -> Callable[..., Copier | None]:
-        def wait_copier(self: opening.Opening, plan: ReadPlan) -> Copier | None:
-            inner = original(self, plan)
-            if inner is None:
-                return None
-            made.append(LateCopier(inner, seed=next(_SEEDS), most_late=most_late, fails=fails))
+    def wrap(original: Callable[..., Copier]) -> Callable[..., Copier]:
+        def make_copier(self: opening.Opening, cast: Dtype | None) -> Copier:
+            made.append(LateCopier(original(self, cast), seed=next(_SEEDS), most_late=most_late, fails=fails))
             return made[-1]
 
-        return wait_copier
+        return make_copier
 
     for kind in (opening.Opening, opening.DeviceOpening):
-        monkeypatch.setattr(kind, "wait_copier", wrap(kind.wait_copier))
+        monkeypatch.setattr(kind, "make_copier", wrap(kind.make_copier))
     return made

@@ -16,6 +16,7 @@ from slipstream.delivery import opening
 from slipstream.delivery.accelerator import Accelerator, Copied, open_accelerator
 from slipstream.planning import staging as staging_plans
 from slipstream.reading.gds import GdsReader
+from slipstream.reading.schedule import Schedule
 from slipstream.testing.checkpoints import write_safetensors
 from slipstream.testing.process_watch import wait_for
 from slipstream.types import Blob, Strategy
@@ -93,7 +94,7 @@ def test_reading_does_not_run_away_from_a_slow_caller(tmp_path: Path, monkeypatc
     write_flat(tmp_path / "a.safetensors", {f"t{number}": 100_000 for number in range(30)})
     how = Options(chunk_bytes=65_536)
     with slipstream.stream(tmp_path, options=how) as tensors:
-        schedule = tensors._engine.schedule
+        schedule = cast(Schedule, tensors._engine.schedule)
         for _, tensor in tensors:
             del tensor
             wait_for(lambda: schedule.finished or schedule._undelivered < 3 or len(schedule._whole) >= 2, "no progress")

@@ -14,6 +14,7 @@ from slipstream.options import make_options, parse_bytes
 
 _HOW = "How to read"
 _STORES = "Object stores and HTTP"
+_RANKS = "Many processes"
 
 StorageOptions: TypeAlias = dict[str, "str | StorageOptions"]
 
@@ -104,6 +105,20 @@ BandwidthLimit = Annotated[
     str | None,
     typer.Option(metavar="SIZE", help="Bytes per second at most, for example 500MB.", rich_help_panel=_STORES),
 ]
+Distributed = Annotated[
+    bool,
+    typer.Option(
+        "--distributed", help="Share the load between the processes that torchrun has started.", rich_help_panel=_RANKS
+    ),
+]
+ShareAcross = Annotated[
+    Literal["world", "node"] | None,
+    typer.Option(
+        metavar="world|node",
+        help="Who shares it: all processes, or those of each host for themselves.",
+        rich_help_panel=_RANKS,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -129,6 +144,7 @@ def read_options(
     bandwidth_limit: str | None,
     staging: bool | None = None,
     ring_bytes: str | None = None,
+    share_across: str | None = None,
 ) -> Options:
     """Options of the arguments given; what is left out stays as the environment or the default has it.
 
@@ -145,6 +161,7 @@ def read_options(
         bandwidth_limit=None if bandwidth_limit is None else parse_bytes(bandwidth_limit),
         staging=staging,
         ring_bytes=None if ring_bytes is None else parse_bytes(ring_bytes),
+        share_across=share_across,
     )
 
 

@@ -10,7 +10,7 @@ from importlib import import_module
 from importlib.util import find_spec
 
 import slipstream
-from slipstream.cli import arguments
+from slipstream.cli import arguments, ranks
 from slipstream.cli.progress import shown_progress
 from slipstream.cli.text import (
     ChosenFile,
@@ -45,6 +45,8 @@ def load(
     retries: arguments.Retries = None,
     deadline: arguments.Deadline = None,
     bandwidth_limit: arguments.BandwidthLimit = None,
+    distributed: arguments.Distributed = False,
+    share_across: arguments.ShareAcross = None,
     as_json: arguments.Json = False,
     quiet: arguments.Quiet = False,
     debug: arguments.Debug = False,
@@ -60,34 +62,51 @@ def load(
         bandwidth_limit=bandwidth_limit,
         staging=staging,
         ring_bytes=ring_bytes,
+        share_across=share_across,
     )
     part = arguments.read_shard(shard)
     storage_options = arguments.read_storage_options(storage_option)
-    _check_paths(uris)
-    with shown_progress("reading", quiet=quiet or as_json) as report:
-        _import_framework(framework)
 
-        def forward(progress: Progress) -> None:
-            report(progress.bytes_read, progress.bytes_total)
+    def stream_all(*, shown: bool = True) -> LoadStats:
+        with shown_progress("reading", quiet=quiet or as_json or not shown) as report:
+            _import_framework(framework)
 
-        with slipstream.stream(
-            arguments.one_or_many(uris),
-            device=device,
-            dtype=dtype,
-            framework=framework,
-            names=names,
-            shard=part,
-            options=options,
-            storage_options=storage_options,
-            progress=forward,
-        ) as tensors:
-            for _, tensor in tensors:
-                del tensor  # before the next one is waited for, so that its memory is free by then
-        stats = tensors.stats()
-    if as_json:
-        print(json.dumps({**asdict(stats), "gigabytes_per_second": stats.gigabytes_per_second}, indent=2))
+            def forward(progress: Progress) -> None:
+                report(progress.bytes_read, progress.bytes_total)
+
+            with slipstream.stream(
+                arguments.one_or_many(uris),
+                device=device,
+                dtype=dtype,
+                framework=framework,
+                names=names,
+                shard=part,
+                options=options,
+                storage_options=storage_options,
+                distributed=distributed,
+                progress=forward,
+            ) as tensors:
+                for _, tensor in tensors:
+                    del tensor  # before the next one is waited for, so that its memory is free by then
+            return tensors.stats()
+
+    if distributed:
+        with ranks.joined_ranks() as joined:
+            stats = stream_all(shown=joined.is_first)
+            gathered = joined.gather(stats)
+        if not joined.is_first:
+            return
     else:
-        _print_summary(stats)
+        _check_paths(uris)
+        stats, gathered = stream_all(), []
+    if as_json:
+        print(json.dumps(ranks.as_json(stats, gathered) if gathered else _as_json(stats), indent=2))
+    else:
+        _print_summary(stats, gathered)
+
+
+def _as_json(stats: LoadStats) -> dict[str, object]:
+    return {**asdict(stats), "gigabytes_per_second": stats.gigabytes_per_second}
 
 
 def _check_paths(uris: Sequence[str]) -> None:
@@ -106,9 +125,9 @@ def _import_framework(name: str | None) -> None:
             import_module(module)
 
 
-def _print_summary(stats: LoadStats) -> None:
+def _print_summary(stats: LoadStats, gathered: Sequence[ranks.Figures]) -> None:
     console = output()
-    console.print(make_facts(_facts(stats)))
+    console.print(make_facts([*_facts(stats), *(ranks.describe(gathered) if gathered else ())]))
     files = [
         ChosenFile(name, file.strategy, file.reason, (format_bytes(file.bytes),))
         for name, file in zip(short_names([file.uri for file in stats.files]), stats.files, strict=True)

@@ -17,7 +17,7 @@ from slipstream.delivery.device import name_device, require_device
 from slipstream.errors import DeviceError, MissingDependencyError, SlipstreamError, UsageError
 from slipstream.options import Options
 from slipstream.planning.staging import first_slot_bytes
-from slipstream.types import Blob, ReadPlan, StorageFacts, Strategy, Target
+from slipstream.types import Blob, Dtype, ReadPlan, StorageFacts, Strategy, Target
 
 if TYPE_CHECKING:
     from slipstream.delivery.accelerator import Accelerator
@@ -48,12 +48,17 @@ class Opening:
         Raises:
             UsageError, DeviceError: the device cannot be delivered to.
         """
-        if plan.staging is None:
-            return None
+        return None if plan.staging is None else self.make_copier(plan.staging.cast)
+
+    def make_copier(self, cast: Dtype | None) -> Copier:
+        """What lands tensors, cast to a type if one is given.
+
+        Raises:
+            UsageError, DeviceError: the device cannot be delivered to.
+        """
         from slipstream.delivery.host import HostCopier
 
-        framework = import_framework(self._framework, self._placement)
-        return HostCopier(framework, self._framework, plan.staging.cast)
+        return HostCopier(import_framework(self._framework, self._placement), self._framework, cast)
 
 
 class DeviceOpening(Opening):
@@ -88,13 +93,12 @@ class DeviceOpening(Opening):
             return facts
         return see_gds_gain(facts, blob, self._wait())
 
-    def wait_copier(self, plan: ReadPlan) -> Copier | None:
+    def make_copier(self, cast: Dtype | None) -> Copier:
         """See Opening."""
         accelerator = self._wait()
-        assert plan.staging is not None
         from slipstream.delivery.accelerator import AcceleratorCopier
 
-        return AcceleratorCopier(accelerator, plan.staging.cast)
+        return AcceleratorCopier(accelerator, cast)
 
     def _wait(self) -> Accelerator:
         self._thread.join()

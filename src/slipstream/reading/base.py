@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-from slipstream.reading.buffers import EndLease, Region
+from slipstream.reading.buffers import EndLease, MapOp, Region
 from slipstream.reading.file import OpenFile
 from slipstream.reading.ring import Event, SlotMemory
 from slipstream.transport.transfer import Transfer
@@ -13,6 +13,23 @@ from slipstream.types import ReadOp
 
 NoteFallback: TypeAlias = Callable[[str], None]
 """Told once of each refusal by the kernel or file system and what is done instead, in one line."""
+
+
+class Places(Protocol):
+    """Gives the memory that ops are read into, in place of the engine: an op may be part of something larger."""
+
+    def admit(self, op: ReadOp) -> bool:
+        """Whether there is room for the op now. Asked under the schedule's lock; who makes room calls its `wake`."""
+        ...
+
+    def place(self, op: ReadOp, map_op: MapOp) -> Region:
+        """The memory of an op that was admitted. What it holds beyond the op is left alone.
+
+        Raises:
+            OSError: there is no memory.
+            TransferStopped: the load is ending.
+        """
+        ...
 
 
 class BlobReader(Protocol):

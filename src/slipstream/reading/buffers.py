@@ -19,6 +19,7 @@ from threading import Condition
 from typing import TypeAlias
 
 from slipstream.reading.memory import PAGE_BYTES, map_file, map_memory, unmap
+from slipstream.types import ReadOp
 
 EndLease: TypeAlias = Callable[[int, int], None]
 """Takes the address and length of the mapping to end; 0 and 0 where Python frees the memory itself."""
@@ -56,6 +57,10 @@ class Region:
     def slice(self, start: int, end: int) -> memoryview:
         """The bytes `[start, end)` of the blob."""
         return self.view[start - self.base : end - self.base]
+
+
+MapOp: TypeAlias = Callable[[ReadOp, EndLease], Region]
+"""How a blob's reader makes the memory of an op."""
 
 
 def map_region(
@@ -104,6 +109,16 @@ def allocate_region(start: int, end: int, end_lease: EndLease) -> Region:
     owner = (ctypes.c_ubyte * length)()
     weakref.finalize(owner, end_lease, 0, 0).atexit = False
     return Region(ctypes.addressof(owner), start, memoryview(owner).cast("B"))
+
+
+def make_region(op: ReadOp, map_op: MapOp, end_lease: EndLease, *, on_heap: bool) -> Region:
+    """The memory of a whole op: as its reader maps it, unless it has to begin at its first byte or must be no mapping.
+
+    Raises: as map_region.
+    """
+    if op.realigns or on_heap:
+        return allocate_region(op.start, op.end, end_lease)
+    return map_op(op, end_lease)
 
 
 def view_memory(address: int, length: int, end_lease: EndLease) -> memoryview:
@@ -168,6 +183,13 @@ class Ledger:
         self._leased = self.leased_bytes + length
         self._peak = max(self._peak, self._leased)
         return True
+
+    def add(self, length: int) -> None:
+        """Takes `length` bytes of what the caller is about to hold, also beyond the limit, if what it holds counts."""
+        if self._count_held:
+            with self._condition:
+                self._leased = self.leased_bytes + length
+                self._peak = max(self._peak, self._leased)
 
     def hand_over(self, length: int) -> None:
         """Notes that `length` bytes are the caller's: the end of their lease, unless what it holds counts."""

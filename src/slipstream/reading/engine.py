@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from slipstream.errors import ReadError, SlipstreamError
 from slipstream.options import Options
-from slipstream.reading.base import BlobReader, Copier
-from slipstream.reading.buffers import Region, allocate_region
+from slipstream.reading.base import BlobReader, Copier, Places
+from slipstream.reading.buffers import Region, allocate_region, make_region
 from slipstream.reading.in_flight import OpInFlight, Read
 from slipstream.reading.memory import populate_memory
 from slipstream.reading.readers import Readers, warn
@@ -37,13 +37,23 @@ if TYPE_CHECKING:
 _CLOSE_WAIT_S = 10.0
 # A process may have 65,530 mappings (vm.max_map_count). A selection with very many gaps is read into
 # memory from the heap instead, as far as malloc makes no mappings of its own for it.
-_MOST_MAPPINGS = 16_384
+MOST_MAPPINGS = 16_384
 # Memory is populated in pieces: whoever makes a mapping meanwhile waits for the present one.
 _POPULATED_AT_ONCE = 8 << 20
 
 
 class Engine:
-    """One load's workers and open files. Made running; `close` ends it; at most one caller's thread."""
+    """One load's workers and open files. Made running; `close` ends it; at most one caller's thread.
+
+    Attributes:
+        plan: what is read here.
+        schedule: what the caller waits for.
+        ranks: how many processes share the load, this one counted.
+        received_bytes: what came from others than the storage.
+    """
+
+    ranks = 1
+    received_bytes = 0
 
     def __init__(
         self,
@@ -53,24 +63,28 @@ class Engine:
         *,
         populate: bool = False,
         copier: Copier | None = None,
+        places: Places | None = None,
     ) -> None:
         """Takes the sources over, and closes them in the end.
 
         Args:
             populate: whether memory is made ready ahead of the reads; see `_populate`.
             copier: what lands the tensors of a plan with a ring.
+            places: who gives the memory that ops are read into, where that is not the engine itself.
         """
-        self._plan = plan
+        self.plan = self._plan = plan
+        self._places = places
         self._sources = sources
         hedge = options.hedge and sources.network_used
-        self.schedule = Schedule(plan, options.memory_wait_s, hedge=hedge, count_held=options.count_held)
+        admit = (lambda op: True) if places is None else places.admit
+        self.schedule = Schedule(plan, options.memory_wait_s, hedge=hedge, count_held=options.count_held, admit=admit)
         self._staged: StagedReads | None = None
         if plan.staging is not None:
             assert copier is not None, "a plan with a ring wants a copier"
             self._staged = StagedReads(plan.staging, copier, self.schedule.ledger.end_lease)
         self._readers = Readers(plan, sources)
         self._gatherer = _make_gatherer(plan)
-        self._maps_too_many = len(plan.ops) > _MOST_MAPPINGS
+        self._maps_too_many = len(plan.ops) > MOST_MAPPINGS
         self._workers: list[threading.Thread] = []
         self._lock = threading.Lock()  # guards the field below; never held during I/O or with another lock
         self._running = 0
@@ -199,7 +213,8 @@ class Engine:
         Clearing a page costs time in which its reader's connection stands still, and on a virtual machine whose host
         takes back free memory many times as much (docs/performance.md). What is ahead of the reads costs them nothing.
         """
-        with contextlib.suppress(OSError, ReadError):  # without memory, or on an old kernel: the reads will tell
+        # Without memory, on an old kernel, or at the end of the load: the reads will tell.
+        with contextlib.suppress(OSError, ReadError, TransferStopped):
             while (target := self.schedule.take_untouched()) is not None:
                 if self._strategy(target.op.blob) is not Strategy.RANGED or not target.op.nbytes:
                     continue
@@ -260,18 +275,11 @@ class Engine:
     def _map(self, op: ReadOp, reader: BlobReader) -> Region:
         end_lease = partial(self.schedule.ledger.end_lease, op.nbytes)
         try:
-            if op.realigns or op.gather is not None or self._maps_too_many:
-                return allocate_region(op.start, op.end, end_lease)
-            return reader.map_op(op, end_lease)
+            if self._places is not None:
+                return self._places.place(op, reader.map_op)
+            return make_region(op, reader.map_op, end_lease, on_heap=self._maps_too_many or op.gather is not None)
         except OSError as error:
-            uri = self._plan.checkpoint.blobs[op.blob].uri
-            raise ReadError(
-                f"no memory for {op.nbytes:,} bytes of {uri} from offset {op.start} on ({error.strerror}): "
-                "free memory, set memory_limit and drop tensors, or raise vm.max_map_count",
-                uri=uri,
-                offset=op.start,
-                length=op.nbytes,
-            ) from error
+            raise memory_error(op, self._plan.checkpoint.blobs[op.blob].uri, error) from error
 
     def _leave(self) -> None:
         """The last worker to leave closes the files and the connections."""
@@ -297,6 +305,17 @@ class Engine:
             return op.gather.step_bytes
         choice = self._plan.choices[op.blob]
         return choice.chunk_bytes if choice else 1
+
+
+def memory_error(op: ReadOp, uri: str, error: OSError) -> ReadError:
+    """The error for an op that the system gives no memory for."""
+    return ReadError(
+        f"no memory for {op.nbytes:,} bytes of {uri} from offset {op.start} on ({error.strerror}): "
+        "free memory, set memory_limit and drop tensors, or raise vm.max_map_count",
+        uri=uri,
+        offset=op.start,
+        length=op.nbytes,
+    )
 
 
 def _make_gatherer(plan: ReadPlan) -> Gatherer | None:

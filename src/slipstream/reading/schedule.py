@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import gc
 from collections import deque
+from collections.abc import Callable
 from threading import Condition, RLock, get_ident
 from time import monotonic
 
@@ -26,7 +27,7 @@ from slipstream.reading.in_flight import OpInFlight, Read
 from slipstream.reading.processors import idle_share_s
 from slipstream.reading.stragglers import Peers
 from slipstream.reading.tuning import ConcurrencyTuner
-from slipstream.types import ReadPlan, Strategy
+from slipstream.types import ReadOp, ReadPlan, Strategy
 
 # How often an idle worker looks for a straggler, and how many do so when nothing else is left to read.
 _LOOK_S = 0.05
@@ -39,8 +40,17 @@ _READS_PER_HEDGE = 20
 class Schedule:
     """The state of one load. Thread-safe; see the module's text."""
 
-    def __init__(self, plan: ReadPlan, memory_wait_s: float, *, hedge: bool = False, count_held: bool = True) -> None:
+    def __init__(
+        self,
+        plan: ReadPlan,
+        memory_wait_s: float,
+        *,
+        hedge: bool = False,
+        count_held: bool = True,
+        admit: Callable[[ReadOp], bool] = lambda op: True,
+    ) -> None:
         self._plan = plan
+        self._admit = admit
         self._memory_wait_s = memory_wait_s
         self._hedge = hedge
         lock = RLock()
@@ -173,6 +183,11 @@ class Schedule:
                 self._error.add_note(f"another read failed too: {error}")
             self._halt()
 
+    def wake(self) -> None:
+        """Lets workers look again: an op may be admitted that was not before."""
+        with self._memory:
+            self._memory.notify_all()
+
     def stop(self) -> None:
         """Lets no further read begin, ends those that can be ended, and forgets what was not delivered."""
         with self._whole_or_over:
@@ -227,8 +242,9 @@ class Schedule:
 
     def _lease_next(self) -> bool:
         """Makes the next pending op the current one, if the ledger has memory for it."""
-        length = self._pending[0].op.lease_bytes
-        if self._is_too_far_ahead(length) or not self.ledger.try_lease(length):
+        op = self._pending[0].op
+        length = op.lease_bytes
+        if not self._admit(op) or self._is_too_far_ahead(length) or not self.ledger.try_lease(length):
             return False
         self._current = self._pending.popleft()
         self._count_ahead(length)
@@ -364,13 +380,17 @@ class Schedule:
 
     def _stuck_error(self) -> MemoryLimitError:
         op = self._pending[0].op
-        blob = self._plan.checkpoint.blobs[op.blob]
-        return MemoryLimitError(
-            f"the tensors still held take {self.ledger.leased_bytes:,} bytes of {word_limit(self._plan)}, so the next "
-            f"{op.nbytes:,} bytes (from {op.tensors[0].name} on) cannot be read. Drop tensors before asking for the "
-            "next one (a loop's variable holds the last one: `del tensor` at the end of its body), raise the limit, "
-            "or leave tensors out with names=",
-            uri=blob.uri,
-            offset=op.start,
-            length=op.nbytes,
-        )
+        return stuck_error(op, self._plan, self.ledger.leased_bytes)
+
+
+def stuck_error(op: ReadOp, plan: ReadPlan, leased_bytes: int) -> MemoryLimitError:
+    """The error for a caller who holds so much of the limit that the next op has no room."""
+    return MemoryLimitError(
+        f"the tensors still held take {leased_bytes:,} bytes of {word_limit(plan)}, so the next "
+        f"{op.nbytes:,} bytes (from {op.tensors[0].name} on) cannot be read. Drop tensors before asking for the "
+        "next one (a loop's variable holds the last one: `del tensor` at the end of its body), raise the limit, "
+        "or leave tensors out with names=",
+        uri=plan.checkpoint.blobs[op.blob].uri,
+        offset=op.start,
+        length=op.nbytes,
+    )

@@ -21,14 +21,23 @@ def locate_checkpoint(uri: Uri | Sequence[Uri], sources: Sources) -> tuple[Listi
         UsageError: nothing was given, or something that is neither text nor a path.
         BlobNotFoundError, AccessDeniedError: from the source.
     """
+    return tuple(
+        map_concurrently(
+            lambda text: sources.find(text).list_blobs(text), [*dict.fromkeys(list_uris(uri))], sources.close
+        )
+    )
+
+
+def list_uris(uri: Uri | Sequence[Uri]) -> list[str]:
+    """What a caller writes, as a list of texts.
+
+    Raises:
+        UsageError: nothing was given, or something that is neither text nor a path.
+    """
     uris = list(uri) if isinstance(uri, Iterable) and not isinstance(uri, str | bytes | os.PathLike) else [uri]
     if not uris:
         raise UsageError("no URI was given: the list is empty")
-    return tuple(
-        map_concurrently(
-            lambda text: sources.find(text).list_blobs(text), [*dict.fromkeys(map(as_text, uris))], sources.close
-        )
-    )
+    return [as_text(one) for one in uris]
 
 
 def as_text(uri: object) -> str:

@@ -8,7 +8,7 @@
     _S3_USE_VIRTUAL_ADDRESSING, _GCS_CREDENTIAL_FILE,
     AZURE_STORAGE_ENDPOINT_SUFFIX                          storage_options
     RUNAI_STREAMER_LOG_LEVEL, _LOG_TO_STDERR               the logger runai_model_streamer
-    RUNAI_STREAMER_DIST                                    checked; every rank reads for itself
+    RUNAI_STREAMER_DIST, _DIST_GLOBAL                      distributed=, Options.share_across
 
 They are read at each call, as there. What is not set is slipstream's default, its own variables included.
 """
@@ -19,7 +19,10 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, TypedDict
+from dataclasses import replace
+from typing import Any, Literal, TypedDict
+
+import torch.distributed as dist
 
 import slipstream
 from runai_model_streamer.s3_utils.s3_utils import S3Credentials
@@ -32,6 +35,8 @@ LARGEST = 0
 _MOST_CONCURRENCY = 1024
 _LEAST_CHUNK_BYTES = {True: 5 << 20, False: 2 << 20}
 _MOST_ATTEMPTS = 100
+
+logger = logging.getLogger(__package__)
 
 
 class Transfer(TypedDict, total=False):
@@ -55,7 +60,7 @@ def read_options(*, remote: bool) -> slipstream.Options:
 
 
 def read_stream_options(
-    *, remote: bool, memory_limit: int | None, find_largest: Callable[[], int]
+    *, remote: bool, memory_limit: int | None, find_largest: Callable[[], int], shared: bool = False
 ) -> slipstream.Options:
     """How to stream. The limit is on what is read ahead, as in the original: what is handed out does not count.
 
@@ -63,6 +68,7 @@ def read_stream_options(
         remote: whether from an object store.
         memory_limit: bytes, `UNLIMITED` or `LARGEST`; None is what the environment says.
         find_largest: tells how many bytes the largest tensor or range has. Only asked for `LARGEST`.
+        shared: whether ranks share the load; then the limit is for each of them.
 
     Raises:
         UsageError: a variable that cannot work.
@@ -75,7 +81,8 @@ def read_stream_options(
         limit = None
     elif limit == LARGEST:
         limit = find_largest() or None
-    return slipstream.Options(**transfer, memory_limit=limit, count_held=False)
+    options = slipstream.Options(**transfer, memory_limit=limit, count_held=False)
+    return replace(options, share_across=_read_share_across()) if shared else options
 
 
 def read_storage_options(credentials: S3Credentials | None = None) -> Mapping[str, Mapping[str, Any]]:
@@ -99,26 +106,48 @@ def read_storage_options(credentials: S3Credentials | None = None) -> Mapping[st
     return {"s3": s3, "gs": gs, "az": {"endpoint": _read_azure_endpoint()}}
 
 
-def check_distributed() -> None:
-    """Refuses a word in `RUNAI_STREAMER_DIST` that the original refuses.
+def is_shared(wanted: bool, device: str) -> bool:
+    """Whether all ranks of torch.distributed share a load. They do where those of the original would, and only there.
+
+    So no rank waits for others that load for themselves.
+
+    Args:
+        wanted: the caller's `is_distributed`.
+        device: where the tensors are wanted.
 
     Raises:
-        ValueError: it is none of 0, 1 and auto.
+        ValueError: `RUNAI_STREAMER_DIST` is none of 0, 1 and auto.
     """
+    if not wanted:
+        return False
     word = os.environ.get("RUNAI_STREAMER_DIST", "auto")
     if word not in ("0", "1", "auto"):
         raise ValueError(f"the environment variable RUNAI_STREAMER_DIST is {word!r}; it is 0, 1 or auto")
+    if word == "0" or not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return False
+    backend = dist.get_backend()
+    if backend == ("nccl" if device == "cpu" else "gloo"):
+        logger.info("every rank reads for itself: with the backend %s none is asked to for %s", backend, device)
+        return False
+    if word == "auto" and backend != "nccl":
+        logger.info("every rank reads for itself: with the backend %s, set RUNAI_STREAMER_DIST=1 to share", backend)
+        return False
+    return True
 
 
 def set_up_logging() -> None:
     """The level of our logger, and a handler of its own if that is asked for. Safe to call again."""
-    logger = logging.getLogger(__package__)
     logger.setLevel(os.environ.get("RUNAI_STREAMER_LOG_LEVEL", "INFO").upper())
     if os.environ.get("RUNAI_STREAMER_LOG_TO_STDERR") == "1" and not logger.handlers:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(asctime)s [%(levelname)s] %(message)s"))
         logger.addHandler(handler)
         logger.propagate = False
+
+
+def _read_share_across() -> Literal["world", "node"]:
+    """The ranks of a host share among themselves, as in the original, unless all of them are to."""
+    return "world" if _read_number("RUNAI_STREAMER_DIST_GLOBAL") == 1 else "node"
 
 
 def _read_transfer(*, remote: bool) -> Transfer:

@@ -39,6 +39,7 @@ _EXPECTED = (
         "should_skip_weight",
         ("weight_name", "local_expert_ids"),
     ),
+    ("vllm.distributed.parallel_state", "get_tp_group", ()),
     ("vllm.config", "VllmConfig.try_verify_and_update_config", ("self",)),
     ("vllm.transformers_utils.runai_utils", "is_runai_obj_uri", ("model_or_path",)),
     (

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from vllm.distributed.parallel_state import get_tp_group
 from vllm.logger import init_logger
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from vllm.model_executor.model_loader.ep_weight_filter import should_skip_weight
@@ -69,7 +70,26 @@ class SlipstreamLoader(DefaultModelLoader):  # type: ignore[misc]  # vLLM is not
         uris = self._find_uris(source)
         if self.counter_before_loading_weights == 0.0:
             self.counter_before_loading_weights = time.perf_counter()
+        if self._settings.distributed:
+            return self._stream_shared(uris, source)
         return stream_weights(uris, self._settings, self._choose_names(source), source.prefix, _logger.info)
+
+    def _stream_shared(self, uris: str | list[str], source: Any) -> Iterator[tuple[str, torch.Tensor]]:
+        """Streams one source together with the other ranks of tensor parallelism.
+
+        These and no others, because they always load the same: the last stage of a pipeline may load a draft model
+        that the others know nothing of. They ask for the same tensors, also for experts that only one of them needs.
+        """
+        experts = self.local_expert_ids
+        return stream_weights(
+            uris,
+            self._settings,
+            lambda name: not _is_unused(source, name),
+            source.prefix,
+            _logger.info,
+            group=get_tp_group().cpu_group,
+            skips=lambda name: should_skip_weight(name, experts),
+        )
 
     def _load_torchao(self, source: Any) -> Iterator[tuple[str, torch.Tensor]]:
         """torchao puts several stored tensors together to one of its own; vLLM has that with safetensors alone."""
@@ -117,12 +137,7 @@ class SlipstreamLoader(DefaultModelLoader):  # type: ignore[misc]  # vLLM is not
     def _choose_names(self, source: Any) -> Callable[[str], bool]:
         """Which tensors this rank reads: all but other ranks' experts, and what the model says it never loads."""
         experts = self.local_expert_ids
-        is_unused: Callable[[str], bool] | None = getattr(source, "is_unused_weight", None)
-
-        def wants(name: str) -> bool:
-            return not should_skip_weight(name, experts) and not (is_unused is not None and is_unused(name))
-
-        return wants
+        return lambda name: not should_skip_weight(name, experts) and not _is_unused(source, name)
 
 
 def _locate(model_config: Any, settings: LoaderSettings) -> Any:
@@ -133,6 +148,12 @@ def _locate(model_config: Any, settings: LoaderSettings) -> Any:
     located = copy.copy(model_config)
     located.model = weights
     return located
+
+
+def _is_unused(source: Any, name: str) -> bool:
+    """Whether the model says that it never loads a tensor of this name."""
+    is_unused: Callable[[str], bool] | None = getattr(source, "is_unused_weight", None)
+    return is_unused is not None and is_unused(name)
 
 
 def _refuse_other_formats(files: Sequence[str], model: str) -> None:

@@ -21,12 +21,14 @@ class LoaderSettings:
         options: how to read.
         storage_options: how object stores are reached; None is as the environment says. Never shown: it may hold keys.
         weights: from where, instead of the model's own place; any URI that slipstream reads.
+        distributed: whether the ranks of tensor parallelism share the reading.
         enable_weights_track: as vLLM's default loader has it; None leaves it to that.
     """
 
     options: Options
     storage_options: Mapping[str, object] | None = field(default=None, repr=False)
     weights: str | None = None
+    distributed: bool = False
     enable_weights_track: bool | None = None
 
     @property
@@ -52,13 +54,19 @@ def parse_settings(extra: object) -> LoaderSettings:
     weights = extra.get("weights")
     if weights is not None and not (isinstance(weights, str) and weights):
         raise UsageError(f"weights is {weights!r}; it is a path or URI such as s3://bucket/model/")
-    _check_distributed(extra.get("distributed", False))
+    distributed = extra.get("distributed", False)
+    if not isinstance(distributed, bool):
+        raise UsageError(f"distributed is {distributed!r}; it is true or false")
     track = extra.get("enable_weights_track")
     if track is not None and not isinstance(track, bool):
         raise UsageError(f"enable_weights_track is {track!r}; it is true or false")
     chosen: dict[str, Any] = {name: extra[name] for name in _OPTIONS if name in extra}
     return LoaderSettings(
-        options=Options(**chosen), storage_options=storage_options, weights=weights, enable_weights_track=track
+        options=Options(**chosen),
+        storage_options=storage_options,
+        weights=weights,
+        distributed=distributed,
+        enable_weights_track=track,
     )
 
 
@@ -72,13 +80,3 @@ def _refuse_unknown(extra: Mapping[object, object]) -> None:
                 f"--model-loader-extra-config has {name!r}, which the load format slipstream does not know{meant} "
                 f"It knows {', '.join(sorted(known))}"
             )
-
-
-def _check_distributed(distributed: object) -> None:
-    if not isinstance(distributed, bool):
-        raise UsageError(f"distributed is {distributed!r}; it is true or false")
-    if distributed:
-        raise UsageError(
-            "distributed=true is not in this version of slipstream: each rank reads the checkpoint for itself, which "
-            "the page cache shares on one machine. Leave the setting out"
-        )

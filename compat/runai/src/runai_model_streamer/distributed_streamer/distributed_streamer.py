@@ -1,4 +1,4 @@
-"""Ranges for many ranks: each rank reads for itself. The results are the same; no rank waits for another."""
+"""Ranges for many ranks, which share the reading."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Self
 import torch
 import torch.distributed
 
-from runai_model_streamer.file_streamer.file_streamer import FileStreamer
+from runai_model_streamer.file_streamer.file_streamer import FileStreamer, host_or_device
 from runai_model_streamer.file_streamer.requests_iterator import FileChunks
 from runai_model_streamer.s3_utils.s3_utils import S3Credentials
-from runai_model_streamer.settings import check_distributed
+from runai_model_streamer.settings import is_shared
 
 
 class DistributedStreamer:
-    """A FileStreamer that takes `is_distributed`. Neither torch.distributed nor its groups are used.
+    """A FileStreamer that takes `is_distributed`.
 
     Attributes:
         file_streamer: what reads.
-        is_distributed: whether ranks share the reading; never, in this version.
+        is_distributed: whether the ranks share the reading of the last call.
     """
 
     def __init__(self) -> None:
@@ -48,13 +48,12 @@ class DistributedStreamer:
         return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else 0
 
     def set_is_distributed(self, is_distributed: bool, device: str) -> None:
-        """Looks whether `RUNAI_STREAMER_DIST` is well-formed, where it would matter.
+        """Decides whether the ranks share the reading: as `RUNAI_STREAMER_DIST` and the backend allow it.
 
         Raises:
-            ValueError: it is not.
+            ValueError: `RUNAI_STREAMER_DIST` is none of 0, 1 and auto.
         """
-        if is_distributed:
-            check_distributed()
+        self.is_distributed = is_shared(is_distributed, device)
 
     def stream_files(
         self,
@@ -64,8 +63,9 @@ class DistributedStreamer:
         is_distributed: bool,
         owned: bool = True,
     ) -> None:
-        """As `FileStreamer.stream_files`."""
-        self.set_is_distributed(is_distributed, str(device))
+        """As `FileStreamer.stream_files`. Ranks that share the reading make the same call and iterate to the end."""
+        self.set_is_distributed(is_distributed, host_or_device(device))
+        self.file_streamer.shared = self.is_distributed
         self.file_streamer.stream_files(file_stream_requests, credentials, device, owned=owned)
 
     def ring_info(self) -> tuple[int, int, int] | None:

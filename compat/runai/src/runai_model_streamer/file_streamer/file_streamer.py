@@ -26,9 +26,11 @@ class FileStreamer:
 
     Attributes:
         device_str: where the chunks of the last call go.
+        shared: whether all ranks of torch.distributed share the reading of the next call.
     """
 
     def __init__(self) -> None:
+        self.shared = False
         self.device_str: str | None = None
         self._ranges: slipstream.RangeStream | None = None
         self._places: list[tuple[int, int]] = []  # file id and position in that file, of each range
@@ -128,6 +130,7 @@ class FileStreamer:
             remote=is_remote(paths),
             memory_limit=memory_limit,
             find_largest=lambda: max((wanted.nbytes for wanted in ranges), default=0),
+            shared=self.shared,
         )
         self._begin(ranges, options, credentials)
 
@@ -159,7 +162,11 @@ class FileStreamer:
         with translated():
             try:
                 self._ranges = slipstream.stream_ranges(
-                    ranges, framework="torch", options=options, storage_options=read_storage_options(credentials)
+                    ranges,
+                    framework="torch",
+                    options=options,
+                    storage_options=read_storage_options(credentials),
+                    distributed=self.shared,
                 )
             except slipstream.MemoryLimitError:
                 raise

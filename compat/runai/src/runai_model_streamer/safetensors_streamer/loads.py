@@ -27,13 +27,21 @@ class Load:
         tensors: hands out, in completion order.
     """
 
-    def __init__(self, paths: Sequence[str], wanted: Collection[str] | None, credentials: S3Credentials | None) -> None:
+    def __init__(
+        self,
+        paths: Sequence[str],
+        wanted: Collection[str] | None,
+        credentials: S3Credentials | None,
+        *,
+        shared: bool = False,
+    ) -> None:
         """Begins to read.
 
         Args:
             paths: of files, or URIs of objects.
             wanted: the names of the tensors that are; None is all.
             credentials: for S3.
+            shared: whether all ranks of torch.distributed share the reading.
 
         Raises:
             ValueError: a name that is in no file, or in several.
@@ -42,6 +50,7 @@ class Load:
         self._paths = paths
         self._wanted = wanted
         self._credentials = credentials
+        self._shared = shared
         self._open = ExitStack()
         try:
             self.metadata, self.tensors = self._begin_together() or self._begin_apart()
@@ -88,12 +97,16 @@ class Load:
             tensors = slipstream.inspect(paths, storage_options=storage_options).tensors
             return max((tensor.nbytes for tensor in tensors), default=0)
 
+        options = read_stream_options(
+            remote=is_remote(paths), memory_limit=None, find_largest=find_largest, shared=self._shared
+        )
         return slipstream.stream(
             paths,
             framework="torch",
             names=None if self._wanted is None else self._wanted.__contains__,
-            options=read_stream_options(remote=is_remote(paths), memory_limit=None, find_largest=find_largest),
+            options=options,
             storage_options=storage_options,
+            distributed=self._shared,
         )
 
     def _keep(self, checkpoint: slipstream.Checkpoint) -> list[list[SafetensorMetadata]]:

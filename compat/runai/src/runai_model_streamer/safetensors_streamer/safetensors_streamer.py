@@ -21,7 +21,7 @@ from runai_model_streamer.safetensors_streamer.model_files import (
     pull_files,
 )
 from runai_model_streamer.safetensors_streamer.safetensors_pytorch import SafetensorMetadata
-from runai_model_streamer.settings import check_distributed
+from runai_model_streamer.settings import is_shared
 
 __all__ = ["SAFETENSORS_PATTERN", "ObjectStorageModel", "SafetensorsStreamer", "list_safetensors", "pull_files"]
 
@@ -94,7 +94,8 @@ class SafetensorsStreamer:
             paths: of files, or URIs of objects of one kind of store.
             s3_credentials: for S3.
             device: where the tensors are wanted; None is the CPU.
-            is_distributed: makes no difference: every rank reads for itself.
+            is_distributed: whether all ranks of torch.distributed share the reading, if `RUNAI_STREAMER_DIST` and the
+                backend allow that; then every rank makes the same call and iterates to the end.
             tensor_names: only these tensors, and no other byte; None is all.
             owned: makes no difference: a tensor is always its holder's.
 
@@ -112,12 +113,12 @@ class SafetensorsStreamer:
             raise ValueError("tensor_names is empty: give None for all tensors")
         check_paths(paths)
         self.device_str = host_or_device(device)
-        if is_distributed:
-            check_distributed()
+        shared = is_shared(is_distributed, self.device_str)
         self.start_time = perf_counter()
         self.files_to_tensors_metadata, self.total_size = {}, 0
         with translated():
-            self._load = Load(paths, None if tensor_names is None else frozenset(tensor_names), s3_credentials)
+            wanted = None if tensor_names is None else frozenset(tensor_names)
+            self._load = Load(paths, wanted, s3_credentials, shared=shared)
         self.files_to_tensors_metadata = dict(enumerate(self._load.metadata))
         self.total_size = sum(tensor.get_bytesize() for tensors in self._load.metadata for tensor in tensors)
 

@@ -1,0 +1,8 @@
+"""Loads that several processes share, by torch.distributed: each byte is read once, and passed on to the others.
+
+join      who takes part, and on what terms?                         meeting, joining, board, team
+agree     one rank looks at the checkpoint, all plan the same        agreement, planning/partition
+read      each rank its pieces, by an engine of its own              reading/
+pass on   piece after piece, by broadcast from its owner             rounds (decides), engine (runs)
+watch     one end for all: a failure, a rank that leaves or dies     watch, notices
+"""

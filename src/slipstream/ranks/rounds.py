@@ -1,0 +1,409 @@
+"""Decides which piece is passed round next, what is whole, and what becomes of a load that ends early. No I/O.
+
+Everything here happens under one reentrant lock and takes microseconds, as in a Schedule, which decides what is read.
+
+    engine     admit(op), place(op)                   where this rank's own reads go: into the memory of whole ops
+    pump       note_read(op)                          a piece of this rank's stands in memory
+    courier    wait_step() -> Turn, find_memory       the next piece, in the order that all ranks keep
+    lander     note_ended(turn, error)                a broadcast has ended
+    caller     wait_whole() -> OpInFlight             whole ops, in the order of the plan: the same on all ranks
+    watch      wait_news, freeze, finish_at           how the load ends; see watch.py
+
+Invariants: ops are leased in order, by the courier alone, so what is passed round next has its memory before all behind
+it; pieces are begun in order, and few are under way; an op is whole when none of its pieces is outstanding, this rank's
+own included, so nothing is handed out that is still being sent. After `freeze` no piece is begun until `finish_at`.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from enum import Enum
+from functools import partial
+from threading import Condition, RLock, get_ident
+from time import monotonic
+from typing import Literal, NamedTuple
+
+from slipstream.errors import MemoryLimitError, SlipstreamError
+from slipstream.planning.partition import Piece
+from slipstream.reading.buffers import EndLease, Ledger, MapOp, Region, make_region, map_region
+from slipstream.reading.engine import MOST_MAPPINGS
+from slipstream.reading.in_flight import OpInFlight
+from slipstream.reading.schedule import stuck_error
+from slipstream.transport.transfer import TransferStopped
+from slipstream.types import ReadOp, ReadPlan
+
+# Broadcasts under way at once: so many that the next one is there when one ends, and memory stays small.
+_MOST_UNDER_WAY = 4
+
+
+class News(Enum):
+    """What a watch must know of."""
+
+    OVER = "all that is passed round was"
+    FAILED = "this rank has failed"
+    STOPPED = "this rank's caller has closed its stream"
+    BROKEN = "a broadcast has failed"
+
+
+class Turn(NamedTuple):
+    """A piece whose time has come.
+
+    Attributes:
+        piece: which.
+        target: the op that it is, or is part of; None where nobody needs its bytes any more.
+    """
+
+    piece: Piece
+    target: OpInFlight | None
+
+
+class Rounds:
+    """The state of one shared load on one rank. Thread-safe; see the module's text.
+
+    Attributes:
+        ledger: the memory of all ops, read here or received.
+        failure: this rank's error, if it has failed.
+        breakage: what the first broadcast that failed said.
+        landed_at: when the last piece landed, by the monotonic clock.
+        bytes_read: bytes of all pieces that have landed.
+        received_bytes: those of other ranks among them.
+    """
+
+    def __init__(
+        self, plan: ReadPlan, pieces: Sequence[Piece], rank: int, memory_wait_s: float, *, count_held: bool = True
+    ) -> None:
+        self._plan = plan
+        self._pieces = pieces
+        self._rank = rank
+        self._memory_wait_s = memory_wait_s
+        self._changed = Condition(RLock())
+        self.ledger = Ledger(self._changed, plan.memory_limit, count_held=count_held)
+        self._on_heap = len(plan.ops) > MOST_MAPPINGS
+        self._outstanding = [0] * len(plan.ops)  # how many pieces of each op have not landed
+        self._own: dict[tuple[str, int], Piece] = {}  # this rank's, by the first name of their op and their start
+        for piece in pieces:
+            self._outstanding[piece.op] += 1
+            if piece.owner == rank:
+                self._own[plan.ops[piece.op].tensors[0].name, piece.start] = piece
+        self._targets: dict[int, OpInFlight] = {}  # leased and not delivered, by position in the plan
+        self._leased = 0  # how many ops
+        self._delivered = 0  # how many ops
+        self._begun = 0  # how many pieces
+        self._under_way = 0  # how many pieces
+        self._read: set[int] = set()  # own pieces that stand in memory
+        self._undecided: list[
+            Piece
+        ] = []  # passed round since the freeze: until the counts are known they may be anything
+        self._end = len(pieces)  # how many pieces are begun in all
+        self._counts: Sequence[int] | None = None  # how many each rank had begun when it froze
+        self._open = self._frozen = self._stopped = self._broken = self._abandoned = False
+        self._foreign_error: SlipstreamError | None = None
+        self._waiting_thread: int | None = None
+        self._stuck_since: float | None = None  # the caller holds all memory, and nothing can move
+        self.failure: BaseException | None = None
+        self.breakage = ""
+        self.landed_at = monotonic()
+        self.bytes_read = 0
+        self.received_bytes = 0
+        self._lease_more()
+
+    def admit(self, op: ReadOp) -> bool:
+        """See Places: whether the memory of the op that this one is part of is leased."""
+        with self._changed:
+            return self._find_own(op).op < self._leased
+
+    def place(self, op: ReadOp, map_op: MapOp) -> Region:
+        """See Places: the memory of the whole op that this one is, or is part of."""
+        with self._changed:
+            target = self._targets.get(self._find_own(op).op)
+        if target is None:
+            raise TransferStopped
+        return self._make_region(target, map_op if (op.start, op.end) == (target.op.start, target.op.end) else _map)
+
+    def note_read(self, op: ReadOp) -> None:
+        """Notes that a piece of this rank's stands in memory."""
+        with self._changed:
+            self._read.add(self._find_own(op).number)
+            self._changed.notify_all()
+
+    def open(self) -> None:
+        """Lets pieces be passed round: every rank is ready."""
+        with self._changed:
+            self._open = True
+            self._changed.notify_all()
+
+    def wait_step(self) -> Turn | Literal["room", "done"]:
+        """What the courier does next; see `take_step`."""
+        with self._changed:
+            while (step := self.take_step()) == "wait":
+                self._changed.wait()
+            return step
+
+    def take_step(self) -> Turn | Literal["room", "done", "wait"]:
+        """What can be done now: pass a piece round, or tell the readers that ops were given memory."""
+        with self._changed:
+            if self._lease_more():
+                return "room"
+            if self._abandoned or self._begun == self._end:
+                return "done"
+            return self._take_turn() or "wait"
+
+    def find_memory(self, turn: Turn) -> memoryview | None:
+        """The memory of a piece; None where its bytes are of no use.
+
+        Raises:
+            OSError: there is none left.
+        """
+        if turn.target is None:
+            return None
+        return self._make_region(turn.target, _map).slice(turn.piece.start, turn.piece.end)
+
+    def note_ended(self, turn: Turn, error: BaseException | None) -> None:
+        """Notes that a piece was passed round, or that this failed."""
+        piece = turn.piece
+        with self._changed:
+            self._under_way -= 1
+            if error is not None:
+                self.breakage = self.breakage or str(error).partition("\n")[0]
+                self._broken = self._frozen = True
+            elif turn.target is not None and self._frozen:
+                self._undecided.append(piece)
+            elif turn.target is not None:
+                self._land(piece)
+            self._changed.notify_all()
+
+    def fail(self, error: BaseException) -> None:
+        """Ends the load by this rank's own error; the first counts, later ones become notes of it."""
+        with self._changed:
+            if self.failure is None:
+                self.failure = error
+            elif error is not self.failure:
+                self.failure.add_note(f"something else failed too: {error}")
+            self._halt()
+
+    def stop(self) -> None:
+        """Ends the load for this rank's caller, who wants nothing more of it."""
+        with self._changed:
+            self._stopped = True
+            self._halt()
+
+    def wait_whole(self, timeout_s: float | None = None) -> OpInFlight | None:
+        """The next op, in the order of the plan; None when all were delivered, or after the timeout.
+
+        Raises:
+            BaseException: this rank's first error, at once; or another rank's, once what was passed round before it
+                is delivered.
+            MemoryLimitError: the caller holds all of the limit, and nothing came back in `memory_wait_s`.
+        """
+        deadline = None if timeout_s is None else monotonic() + timeout_s
+        with self._changed:
+            self._waiting_thread = get_ident()
+            try:
+                while not self._over():
+                    if (target := self._take_whole()) is not None:
+                        return target
+                    self._raise_foreign()
+                    now = monotonic()
+                    if deadline is not None and now >= deadline:
+                        return None
+                    self._look_stuck(now)
+                    ends = [] if deadline is None else [deadline]
+                    if self._stuck_since is not None:
+                        ends.append(self._stuck_since + self._memory_wait_s)
+                    self._changed.wait(max(min(ends) - now, 0.0) if ends else None)
+                return None
+            finally:
+                self._waiting_thread = None
+
+    def wait_news(self, timeout_s: float) -> News | None:
+        """What has happened that a watch must know of; None for nothing within the time."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._find_news() is not None, timeout_s)
+            return self._find_news()
+
+    def freeze(self, error: SlipstreamError | None) -> int:
+        """Begins no further piece for now; how many were begun.
+
+        Args:
+            error: what the caller is told once he has been given what there is; None if this rank has failed or left.
+        """
+        with self._changed:
+            self._frozen = True
+            self._foreign_error = self._foreign_error or error
+            self._changed.notify_all()
+            return self._begun
+
+    def finish_at(self, end: int, counts: Sequence[int]) -> None:
+        """Goes on up to a piece that every rank goes up to.
+
+        Args:
+            end: the most that any rank has begun.
+            counts: how many each had begun when it froze. What its owner had not begun by then holds nothing.
+        """
+        with self._changed:
+            self._end, self._counts, self._frozen = end, counts, False
+            self._open = True
+            for piece in self._undecided:
+                self._land(piece)
+            self._undecided.clear()
+            self._changed.notify_all()
+
+    def wait_settled(self, timeout_s: float) -> News | None:
+        """After `finish_at`: whether it is over, or a broadcast has failed; None for neither within the time."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._broken or self._is_settled, timeout_s)
+            return News.BROKEN if self._broken else News.OVER if self._is_settled else None
+
+    def abandon(self) -> None:
+        """Takes part in nothing any more. What is under way is left so."""
+        with self._changed:
+            self._abandoned = True
+            self._changed.notify_all()
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether what is under way may never end."""
+        return self._abandoned
+
+    @property
+    def is_open(self) -> bool:
+        """Whether pieces may be passed round."""
+        return self._open
+
+    @property
+    def piece_count(self) -> int:
+        """How many pieces the load has."""
+        return len(self._pieces)
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """How many tensors the caller was given, and how many there are."""
+        with self._changed:
+            return sum(len(op.tensors) for op in self._plan.ops[: self._delivered]), self._plan.tensor_count
+
+    @property
+    def finished(self) -> bool:
+        """Whether every op was delivered, or none ever will be."""
+        with self._changed:
+            return self._delivered == len(self._plan.ops) or self._stopped or self.failure is not None
+
+    @property
+    def interrupted_here(self) -> bool:
+        """Whether this thread is inside `wait_whole`, and a signal handler is asking."""
+        return self._waiting_thread == get_ident()
+
+    def _find_own(self, op: ReadOp) -> Piece:
+        """The piece that one of this rank's reads is. Plain ranges may overlap, so that a place alone tells nothing."""
+        return self._own[op.tensors[0].name, op.start]
+
+    @property
+    def _is_halted(self) -> bool:
+        """Whether nobody here wants anything more."""
+        return self._stopped or self.failure is not None
+
+    @property
+    def _is_settled(self) -> bool:
+        return self._abandoned or (self._begun == self._end and self._under_way == 0)
+
+    def _find_news(self) -> News | None:
+        if self._is_settled and not self._broken:
+            return News.OVER
+        if self.failure is not None:
+            return News.FAILED
+        if self._broken:
+            return News.BROKEN
+        return News.STOPPED if self._stopped else None
+
+    def _lease_more(self) -> bool:
+        """Gives memory to as many of the next ops as there is room for; whether there was for any."""
+        before = self._leased
+        while not self._is_halted and self._leased < len(self._plan.ops):
+            op = self._plan.ops[self._leased]
+            if not self.ledger.try_lease(op.lease_bytes):
+                break
+            self._targets[self._leased] = OpInFlight(op)
+            self._leased += 1
+        return self._leased > before
+
+    def _take_turn(self) -> Turn | None:
+        if not self._open or self._frozen or self._under_way >= _MOST_UNDER_WAY:
+            return None
+        piece = self._pieces[self._begun]
+        useless = self._is_useless(piece)
+        if not useless and (piece.op >= self._leased or (piece.owner == self._rank and piece.number not in self._read)):
+            return None
+        self._begun += 1
+        self._under_way += 1
+        return Turn(piece, None if useless else self._targets[piece.op])
+
+    def _is_useless(self, piece: Piece) -> bool:
+        """Whether its bytes are not needed: nobody here wants them, or its owner has not sent them."""
+        return self._is_halted or not self._is_good(piece)
+
+    def _is_good(self, piece: Piece) -> bool:
+        return self._counts is None or piece.number < self._counts[piece.owner]
+
+    def _land(self, piece: Piece) -> None:
+        """Counts a piece that was passed round, unless its owner froze before he began it, as others had."""
+        if self._is_good(piece):
+            self.landed_at = monotonic()
+            self.bytes_read += piece.nbytes
+            self.received_bytes += 0 if piece.owner == self._rank else piece.nbytes
+            self._outstanding[piece.op] -= 1
+
+    def _take_whole(self) -> OpInFlight | None:
+        target = self._targets.get(self._delivered)
+        if target is None or self._outstanding[self._delivered]:
+            return None
+        if target.region is None:  # an op without bytes has no piece that would have made it
+            self._make_region(target, _map)
+        del self._targets[self._delivered]
+        self._delivered += 1
+        self._stuck_since = None
+        self.ledger.hand_over(target.op.lease_bytes)
+        return target
+
+    def _over(self) -> bool:
+        if self.failure is not None:
+            raise self.failure
+        return self._stopped or self._delivered == len(self._plan.ops)
+
+    def _raise_foreign(self) -> None:
+        """Raises what befell another rank, once nothing more can come."""
+        if self._foreign_error is not None and (self._abandoned or (self._counts is not None and self._is_settled)):
+            raise self._foreign_error
+
+    def _look_stuck(self, now: float) -> None:
+        """Notes since when nothing can move because the caller holds the memory, and fails in the end."""
+        waits = self._delivered == self._leased < len(self._plan.ops)
+        if not waits or self.ledger.can_lease(self._plan.ops[self._leased].lease_bytes):
+            self._stuck_since = None
+        elif self._stuck_since is None:
+            gc.collect()  # tensors in reference cycles are dead already, but not yet found
+            self._stuck_since = now
+        elif now - self._stuck_since >= self._memory_wait_s:
+            error = self._stuck_error()
+            self.fail(error)
+            raise error
+
+    def _stuck_error(self) -> MemoryLimitError:
+        return stuck_error(self._plan.ops[self._leased], self._plan, self.ledger.leased_bytes)
+
+    def _halt(self) -> None:
+        self._frozen = self._frozen or self._counts is None
+        self._targets.clear()
+        self._changed.notify_all()
+
+    def _make_region(self, target: OpInFlight, map_op: MapOp) -> Region:
+        """The op's memory, made by whoever needs it first."""
+        with target.making:
+            if target.region is None:
+                end_lease = partial(self.ledger.end_lease, target.op.nbytes)
+                target.region = make_region(target.op, map_op, end_lease, on_heap=self._on_heap or not target.op.nbytes)
+            return target.region
+
+
+def _map(op: ReadOp, end_lease: EndLease) -> Region:
+    """Memory of our own: a mapping of the file would have to be read before other ranks' bytes could go into it."""
+    return map_region(op.start, op.end, None, end_lease)

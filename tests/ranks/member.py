@@ -1,0 +1,225 @@
+"""One rank of a crew: a process that joins a process group and then does what the test tells it, one thing at a time.
+
+    python -m tests.ranks.member RANK SIZE PORT
+
+A command is a line of JSON, [name, arguments]; the answer is another. The store is the test's own, as under torchrun,
+where it is the agent's: it outlives every rank.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from typing import Any, cast
+
+import numpy
+import torch
+import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+import slipstream
+from slipstream.integrations.vllm import weights
+from slipstream.integrations.vllm.settings import parse_settings
+from slipstream.ranks import meeting, watch
+from slipstream.ranks.engine import RankEngine
+from tests.staging.conftest import accelerate
+
+
+class Member:
+    """What a test can ask of a rank: each method is a command."""
+
+    def __init__(self) -> None:
+        self.stream: slipstream.TensorStream | None = None
+        self.kept: list[object] = []
+        self.groups: dict[str, dist.ProcessGroup] = {}
+
+    def load(self, uri: str | list[str], *, group: str | None = None, **arguments: Any) -> dict[str, object]:
+        """Streams to the end: names in order, a digest of each tensor, and the figures."""
+        self.open(uri, group=group, **arguments)
+        return self.rest()
+
+    def open(self, uri: str | list[str], *, group: str | None = None, **arguments: Any) -> None:
+        options = slipstream.Options(**arguments.pop("options", {}))
+        self.stream = slipstream.stream(
+            uri, options=options, distributed=self.groups[group] if group else True, **arguments
+        )
+
+    def take(self, count: int) -> list[str]:
+        """Takes so many tensors, and drops them."""
+        assert self.stream is not None
+        return [next(self.stream)[0] for _ in range(count)]
+
+    def rest(self) -> dict[str, object]:
+        """Takes all that is left."""
+        assert self.stream is not None
+        found: list[tuple[str, str]] = []
+        with self.stream:
+            for name, tensor in self.stream:
+                found.append((name, digest(tensor)))
+                del tensor
+        stats = self.stream.stats()
+        self.stream = None
+        return {
+            "tensors": found,
+            "read": sum(file.bytes for file in stats.files),
+            "received": stats.received_bytes,
+            "ranks": stats.ranks,
+            "peak": stats.peak_buffer_bytes,
+        }
+
+    def rest_until_ctrl_c(self) -> None:
+        """Takes all that is left, and is interrupted as soon as it waits for more."""
+        stream = self.stream
+        assert stream is not None
+        rounds = cast(RankEngine, stream._engine)._rounds
+
+        def interrupt() -> None:
+            while rounds._waiting_thread is None:
+                pass
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=interrupt, daemon=True).start()
+        self.rest()
+
+    def close(self) -> None:
+        assert self.stream is not None
+        self.stream.close()
+        self.stream = None
+
+    def take_and_close(self, count: int) -> list[str]:
+        """Both, without waiting for the other ranks in between."""
+        taken = self.take(count)
+        self.close()
+        return taken
+
+    def keep(self) -> None:
+        """Takes all that is left, and keeps it."""
+        assert self.stream is not None
+        for pair in self.stream:
+            self.kept.append(pair)
+
+    def drop(self) -> None:
+        """Drops what was kept."""
+        self.kept.clear()
+        self.stream = None
+
+    def load_beside(self, uri: str) -> None:
+        """Another load, while the stream is open."""
+        slipstream.load(uri, distributed=True)
+
+    def load_all(self, uri: str, **arguments: Any) -> dict[str, str]:
+        """By slipstream.load."""
+        return {name: digest(tensor) for name, tensor in slipstream.load(uri, distributed=True, **arguments).items()}
+
+    def load_ranges(self, wanted: list[list[Any]]) -> dict[str, object]:
+        """By slipstream.stream_ranges."""
+        ranges = [slipstream.ByteRange(*each) for each in wanted]
+        with slipstream.stream_ranges(ranges, distributed=True) as found:
+            digests = {str(position): digest(data) for position, data in found}
+        stats = found.stats()
+        return {"ranges": digests, "read": sum(file.bytes for file in stats.files), "received": stats.received_bytes}
+
+    def stream_weights(self, uri: str, skips: str, read_ahead_bytes: int) -> dict[str, str]:
+        """As a serving engine is given them by the integration of vLLM, but for tensors whose name has this in it."""
+        weights._READ_AHEAD_BYTES = read_ahead_bytes
+        return {
+            name: digest(tensor)
+            for name, tensor in weights.stream_weights(
+                uri,
+                parse_settings({}),
+                lambda name: True,
+                "model.",
+                lambda *line: None,
+                group=dist.group.WORLD,
+                skips=lambda name: skips in name,
+            )
+        }
+
+    def load_into(self, uri: str, shapes: dict[str, list[int]]) -> dict[str, str]:
+        """Into a module with parameters of these names and shapes."""
+        module = torch.nn.Module()
+        for name, shape in shapes.items():
+            module.register_parameter(name, torch.nn.Parameter(torch.zeros(shape)))
+        slipstream.load_into(module, uri, distributed=True)
+        return {name: digest(parameter.detach()) for name, parameter in module.state_dict().items()}
+
+    def make_group(self, name: str, ranks: list[int]) -> None:
+        """Makes a process group of some of the ranks, as a caller would."""
+        group = dist.new_group(ranks)
+        if dist.get_rank() in ranks:
+            assert isinstance(group, dist.ProcessGroup)
+            self.groups[name] = group
+
+    def accelerate(self) -> None:
+        """From now on this rank takes "cpu" for a device that tensors are copied to."""
+        accelerate(setattr)
+
+    def load_shard(self, uri: str) -> None:
+        """Asks for its part of each tensor, and for the load to be shared."""
+        slipstream.load(uri, distributed=True, shard=slipstream.Shard(dist.get_rank(), dist.get_world_size(), {}))
+
+    def set_host(self, name: str) -> None:
+        """Lets this rank believe that it runs on another host."""
+        socket.gethostname = lambda: name
+
+    def set_patience(self, seconds: float) -> None:
+        """How long ranks are waited for."""
+        meeting.LONGEST_MEETING_S = seconds
+
+    def set_silence(self, seconds: float) -> None:
+        """How long a rank may be silent."""
+        watch._LONGEST_SILENCE_S = seconds
+
+    def remember(self) -> dict[str, int]:
+        """What is left of loads in this process and in the store."""
+        names = [thread.name for thread in threading.enumerate() if thread.name.startswith("slipstream")]
+        return {"threads": len(names), "descriptors": len(os.listdir("/proc/self/fd"))}
+
+    def sum_ranks(self) -> float:
+        """A collective of the caller's own, in the default group."""
+        number = torch.tensor([float(dist.get_rank() + 1)])
+        dist.all_reduce(number)
+        return number.item()
+
+
+def digest(tensor: Any) -> str:
+    """Tells two tensors apart by type, shape and bytes."""
+    if isinstance(tensor, torch.Tensor):
+        head = f"{tensor.dtype} {tuple(tensor.shape)}"
+        content = tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+    else:
+        head, content = f"{tensor.dtype} {tensor.shape}", numpy.ascontiguousarray(tensor).tobytes()
+    return hashlib.blake2b(
+        content, digest_size=12, person=hashlib.blake2b(head.encode(), digest_size=8).digest()
+    ).hexdigest()
+
+
+def answer(member: Member, name: str, arguments: dict[str, Any]) -> dict[str, object]:
+    try:
+        return {"value": getattr(member, name)(**arguments)}
+    except slipstream.SlipstreamError as error:
+        return {"error": type(error).__name__, "text": str(error), "rank": getattr(error, "rank", None)}
+    except BaseException as error:
+        return {"error": type(error).__name__, "text": repr(error)}
+
+
+def main() -> None:
+    rank, size, port = map(int, sys.argv[1:])
+    torch.set_num_threads(1)
+    store = TCPStore("127.0.0.1", port, is_master=False)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
+    member = Member()
+    print(json.dumps({"value": os.getpid()}), flush=True)
+    for line in sys.stdin:
+        name, arguments = json.loads(line)
+        print(json.dumps(answer(member, name, arguments)), flush=True)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
