@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     Distributed: TypeAlias = bool | torch.distributed.ProcessGroup | None
 
 
-def join_ranks(distributed: Distributed, shard: Shard | None, settle: Callable[[], Wanted]) -> Team | None:
+def join_ranks(distributed: Distributed, settle: Callable[[], Wanted]) -> Team | None:
     """The ranks that share this load; None for a load of one's own.
 
     Args:
-        distributed, shard: as of `stream`.
+        distributed: as of `stream`.
         settle: looks at the caller's other arguments. What it raises ends the load of every rank.
 
     Raises:
@@ -37,7 +37,7 @@ def join_ranks(distributed: Distributed, shard: Shard | None, settle: Callable[[
     from slipstream.ranks.joining import join_team
     from slipstream.ranks.meeting import make_terms
 
-    return join_team(distributed, lambda: make_terms(settle().options, shard))
+    return join_team(distributed, lambda: make_terms(settle().options))
 
 
 def agree(
@@ -54,12 +54,22 @@ def agree(
 
 
 def start_shared(
-    team: Team, reads: ReadPlan, wanted: Wanted, sources: Sources, copier: Copier | None, *, populate: bool
+    team: Team,
+    reads: ReadPlan,
+    wanted: Wanted,
+    shard: Shard | None,
+    sources: Sources,
+    copier: Copier | None,
+    *,
+    populate: bool,
 ) -> RankEngine:
     """Begins to read what was planned for all; see RankEngine. `copier`: for tensors that are wanted elsewhere."""
     from slipstream.ranks.engine import RankEngine
-    from slipstream.ranks.landing import Lander
 
-    on_host = wanted.target is Target.HOST
-    lander = None if copier is None else Lander(copier, wanted.cast, on_host=on_host)
+    lander = None
+    if copier is not None:
+        from slipstream.ranks.landing import Lander, find_parts
+
+        parts = find_parts(reads, shard) if shard is not None else None
+        lander = Lander(copier, wanted.cast, parts, on_host=wanted.target is Target.HOST)
     return RankEngine(reads, wanted.options, sources, team, lander=lander, populate=populate)

@@ -346,7 +346,7 @@ def begin_stream(
     settle = partial(settle_arguments, device, dtype, framework, options, progress)
     team: Team | None = None
     try:
-        team = join_ranks(distributed, shard, settle)
+        team = join_ranks(distributed, settle)
         wanted = settle()
         options = wanted.options
         opening = begin_opening(wanted.target, device, wanted.framework, options)
@@ -361,13 +361,15 @@ def begin_stream(
                 see_storage=opening.see_storage,
             )
             copier = opening.wait_copier(reads)
-        else:  # the bytes are passed round in host memory, and go from there to where each rank wants them
-            plan_described = partial(planner, target=Target.HOST, shards=[None])
-            reads = agree(team, list_uris(uri), sources, partial(describe, sources), plan_described)
-            copier = opening.make_copier(wanted.cast) if wanted.lands_elsewhere else None
-        check(reads)
+            check(reads)
+        else:  # all bytes are passed round in host memory, and go from there to where each rank wants which of them
+            plan_all = partial(planner, target=Target.HOST, shards=[None])
+            reads = agree(team, list_uris(uri), sources, partial(describe, sources), plan_all)
+            elsewhere = wanted.lands_elsewhere or shard is not None
+            copier = opening.make_copier(wanted.cast) if elsewhere else None
+            check(reads if shard is None else planner(reads.checkpoint, target=Target.HOST, shards=[shard])[0])
         populate = keeps if options.populate == "auto" else options.populate
-        engine = None if team is None else start_shared(team, reads, wanted, sources, copier, populate=populate)
+        engine = None if team is None else start_shared(team, reads, wanted, shard, sources, copier, populate=populate)
         return TensorStream(
             reads,
             wanted.framework,

@@ -169,7 +169,7 @@ def test_failure_reaches_all(server: RangeServer) -> None:
 
 def test_limit_below_a_tensor(server: RangeServer) -> None:
     """A tensor that is larger than the limit is refused at once, by name."""
-    with pytest.raises(MemoryLimitError, match=r"aaa\.padding has 98,304 bytes"):
+    with pytest.raises(MemoryLimitError, match=r"aaa\.padding takes 98,304 bytes"):
         begin(server, Options(memory_limit=90_000))
 
 

@@ -45,6 +45,8 @@ class Member:
 
     def open(self, uri: str | list[str], *, group: str | None = None, **arguments: Any) -> None:
         options = slipstream.Options(**arguments.pop("options", {}))
+        if part := arguments.pop("part", None):
+            arguments["shard"] = slipstream.Shard(dist.get_rank(), dist.get_world_size(), part)
         self.stream = slipstream.stream(
             uri, options=options, distributed=self.groups[group] if group else True, **arguments
         )
@@ -140,12 +142,12 @@ class Member:
             )
         }
 
-    def load_into(self, uri: str, shapes: dict[str, list[int]]) -> dict[str, str]:
+    def load_into(self, uri: str, shapes: dict[str, list[int]], **arguments: Any) -> dict[str, str]:
         """Into a module with parameters of these names and shapes."""
         module = torch.nn.Module()
         for name, shape in shapes.items():
             module.register_parameter(name, torch.nn.Parameter(torch.zeros(shape)))
-        slipstream.load_into(module, uri, distributed=True)
+        slipstream.load_into(module, uri, distributed=True, **arguments)
         return {name: digest(parameter.detach()) for name, parameter in module.state_dict().items()}
 
     def make_group(self, name: str, ranks: list[int]) -> None:
@@ -159,9 +161,17 @@ class Member:
         """From now on this rank takes "cpu" for a device that tensors are copied to."""
         accelerate(setattr)
 
-    def load_shard(self, uri: str) -> None:
-        """Asks for its part of each tensor, and for the load to be shared."""
-        slipstream.load(uri, distributed=True, shard=slipstream.Shard(dist.get_rank(), dist.get_world_size(), {}))
+    def load_shard(self, uri: str, rules: dict[str, Any], **arguments: Any) -> dict[str, str]:
+        """Its part of each tensor, of a load that is shared."""
+        shard = slipstream.Shard(dist.get_rank(), dist.get_world_size(), rules)
+        return self.load_all(uri, shard=shard, **arguments)
+
+    def load_shard_into(
+        self, uri: str, rules: dict[str, Any], shapes: dict[str, list[int]], **arguments: Any
+    ) -> dict[str, str]:
+        """The same, into a module."""
+        shard = slipstream.Shard(dist.get_rank(), dist.get_world_size(), rules)
+        return self.load_into(uri, shapes, shard=shard, **arguments)
 
     def set_host(self, name: str) -> None:
         """Lets this rank believe that it runs on another host."""

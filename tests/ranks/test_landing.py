@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 import slipstream
+from slipstream import Shard
 from tests.ranks.crew import Crew, Failed
 from tests.ranks.member import digest
 from tests.ranks.models import MIB, Model
@@ -79,11 +81,51 @@ def test_a_ring_is_refused(pair: Crew, model: Model, options: dict[str, Any]) ->
         assert "exclude one another" in failure.text
 
 
-def test_shards_are_refused(pair: Crew, model: Model) -> None:
-    """Ranks that want a part each are told that there is nothing to share."""
-    for failure in pair.ask_all("load_shard", uri=str(model.folder)):
+RULES: dict[str, Any] = {"embedding": 1, "layer.#.weight": "experts", "layer.*": None, "head.*": 0, "*": None}
+
+
+@pytest.mark.parametrize("dtype", [None, "float32"])
+def test_parts(crew: Crew, model: Model, dtype: str | None) -> None:
+    """Each rank is given its rows, columns and experts, as if it had read them for itself."""
+    results = crew.ask_all("load_shard", uri=str(model.folder), rules=RULES, dtype=dtype)
+    for rank, found in enumerate(results):
+        assert found == digests(model, shard=Shard(rank, crew.size, RULES), dtype=dtype)
+    assert len({json.dumps(found) for found in results}) == crew.size
+
+
+def test_parts_are_read_once_in_all(pair: Crew, model: Model) -> None:
+    """What is divided by columns is asked of the storage once, and not by every rank."""
+    part = {"embedding": 1, "*": None}
+    results = pair.ask_all("load", uri=str(model.folder), names="embedding", part=part)
+    assert sum(result["read"] for result in results) == 12 * MIB
+    assert all([name for name, _ in result["tensors"]] == ["embedding"] for result in results)
+    assert results[0]["tensors"] != results[1]["tensors"]
+
+
+def test_parts_on_a_device(accelerated_pair: Crew, model: Model) -> None:
+    """Parts go to a device as whole tensors do."""
+    results = accelerated_pair.ask_all("load_shard", uri=str(model.folder), rules=RULES, dtype="float32")
+    for rank, found in enumerate(results):
+        assert found == digests(model, shard=Shard(rank, 2, RULES), dtype="float32")
+
+
+def test_parts_into_a_module(pair: Crew, model: Model) -> None:
+    """A module with parameters of the parts' shapes is filled; with others it is left alone, on every rank."""
+    how = {"uri": str(model.folder), "rules": {"*": 0}, "names": "embedding"}
+    results = pair.ask_all("load_shard_into", shapes={"embedding": [3 * 1024, 1024]}, **how)
+    for rank, found in enumerate(results):
+        assert found == digests(model, shard=Shard(rank, 2, {"*": 0}), names="embedding", dtype="float32")
+    failures = pair.ask_all("load_shard_into", shapes={"embedding": [6 * 1024, 1024]}, **how)
+    assert {failure.error for failure in failures} == {"ModuleMismatchError"}
+    assert all("embedding" in failure.text for failure in failures)
+
+
+def test_rules_that_cannot_be(pair: Crew, model: Model) -> None:
+    """Rules that say nothing about a tensor end the load of every rank, and the next one works."""
+    for failure in pair.ask_all("load_shard", uri=str(model.folder), rules={"head.*": 0}):
         assert failure.error == "UsageError"
-        assert "each rank reads its own part" in failure.text
+        assert "say nothing about" in failure.text
+    assert all(dict(found["tensors"]) == model.digests for found in pair.ask_all("load", uri=str(model.folder)))
 
 
 def test_nothing_is_left_of_what_was_cast(pair: Crew, model: Model) -> None:
@@ -91,4 +133,6 @@ def test_nothing_is_left_of_what_was_cast(pair: Crew, model: Model) -> None:
     pair.ask_all("load", uri=str(model.folder), dtype="float32")
     before = pair.ask_all("remember")
     pair.ask_all("load", uri=str(model.folder), dtype="float32")
-    assert pair.ask_all("remember") == before
+    for now, then in zip(pair.ask_all("remember"), before, strict=True):
+        assert now["threads"] == 0
+        assert now["descriptors"] <= then["descriptors"]

@@ -1,15 +1,19 @@
-"""Brings what was passed round in host memory to where a rank wants it: to another device, or cast to another type."""
+"""Brings what was passed round in host memory to where a rank wants it: its part, on a device, in another type."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy
+
+from slipstream.planning.divide import Piece
 from slipstream.planning.landing import place_tensors
+from slipstream.planning.shard import Shard, shard_tensors
 from slipstream.reading.base import Copier, Landing
 from slipstream.reading.buffers import Ledger, Region
 from slipstream.reading.in_flight import OpInFlight
-from slipstream.types import Dtype, ReadOp
+from slipstream.types import Dtype, ReadOp, ReadPlan, Strips
 
 
 class Lander:
@@ -19,15 +23,19 @@ class Lander:
     at once. For a moment there is an op too much.
     """
 
-    def __init__(self, copier: Copier, cast: Dtype | None, *, on_host: bool) -> None:
+    def __init__(
+        self, copier: Copier, cast: Dtype | None, parts: Mapping[str, Piece] | None = None, *, on_host: bool
+    ) -> None:
         """
         Args:
             copier: made for the same cast.
             cast: the type that floating-point tensors are wanted in.
+            parts: what of each tensor is wanted, by its name; nothing of those that are missing. None is all.
             on_host: whether they come to stand there.
         """
         self._copier = copier
         self._cast = cast
+        self._parts = parts
         self._on_host = on_host
 
     def land(self, target: OpInFlight, ledger: Ledger) -> None:
@@ -43,14 +51,18 @@ class Lander:
         landings: list[Landing] = []
         events = []
         for info in target.op.tensors:
-            alone = ReadOp(target.op.blob, info.start, info.end, (info,))
+            part = Piece(info, None) if self._parts is None else self._parts.get(info.name)
+            if part is None:
+                continue
+            info, strips = part
             if self._on_host:
                 (place,) = place_tensors((info,), self._cast)
                 ledger.add(place.nbytes)
-            landing = self._copier.land(alone, end_lease)
+            landing = self._copier.land(ReadOp(target.op.blob, info.start, info.end, (info,)), end_lease)
             landings.append(landing)
             if info.nbytes:
-                events.append(landing.copy(region, info.start, info.end))
+                source = region if strips is None else _gather(region, strips)
+                events.append(landing.copy(source, info.start, info.end))
         for event in events:
             event.wait()  # only then may the memory that was received into go
         target.landing, target.region = _Landed(landings), None
@@ -73,6 +85,25 @@ class _Landed:
     def hand_out(self) -> Sequence[tuple[str, Any]]:
         """See Landing."""
         return [pair for landing in self._landings for pair in landing.hand_out()]
+
+
+def find_parts(plan: ReadPlan, shard: Shard) -> dict[str, Piece]:
+    """What of each tensor of a plan belongs to a rank, by name.
+
+    Raises:
+        UsageError: as shard_tensors.
+    """
+    selected = [info for op in plan.ops for info in op.tensors]
+    tensors, strips = shard_tensors(plan.checkpoint, selected, shard)
+    return {info.name: Piece(info, strips.get(info.name) if strips else None) for info in tensors}
+
+
+def _gather(region: Region, strips: Strips) -> Region:
+    """The strips one behind the other, in memory of their own."""
+    whole = numpy.frombuffer(region.slice(strips.start, strips.start + strips.rows * strips.row_bytes), numpy.uint8)
+    rows = whole.reshape(strips.rows, strips.row_bytes)
+    gathered = numpy.concatenate([rows[:, start:end] for start, end in strips.blocks], axis=1).reshape(-1)
+    return Region(gathered.ctypes.data, strips.first, memoryview(gathered.data))
 
 
 def _forget(length: int, address: int, mapped_bytes: int) -> None:

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 
 from slipstream.errors import RankError, UsageError
 from slipstream.options import Options
-from slipstream.planning.shard import Shard
 from slipstream.ranks.board import Board
 from slipstream.ranks.notices import note_failure, read_notice
 from slipstream.reading.readers import warn
@@ -62,17 +61,12 @@ class Member:
         return self.terms.share_across == "world" or self.host == other.host
 
 
-def make_terms(options: Options, shard: Shard | None) -> Terms:
+def make_terms(options: Options) -> Terms:
     """The terms of a load, as this process has been asked for it. Where tensors come to stand is each rank's affair.
 
     Raises:
         UsageError: what it has been asked for cannot be shared.
     """
-    if shard is not None:
-        raise UsageError(
-            "shard= and distributed= exclude one another: with shard= each rank reads its own part alone, and there is "
-            "nothing to share; leave one of them out"
-        )
     if options.staging is True or options.device_memory_limit is not None:
         asked = "staging=True" if options.staging is True else "device_memory_limit"
         raise UsageError(
