@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from slipstream.cli.ranks import find_own_device
 from tests.cli.process import environment, run
 from tests.ranks.models import Model
 
@@ -59,3 +62,31 @@ def test_without_torchrun(model: Model) -> None:
     ended = run("load", str(model.folder), "--distributed")
     assert ended.returncode == 2
     assert "torchrun --nproc-per-node 4 -m slipstream load URI" in " ".join(ended.stderr.split())
+
+
+def test_shards(model: Model) -> None:
+    """Each rank takes its part of what all have read once: its own rank is known to it."""
+    rules = "torchrun:embedding=1,*=none"
+    ended = torchrun(2, "load", str(model.folder), "--distributed", "--shard", rules, "--names", "embedding", "--json")
+    assert ended.returncode == 0, ended.stderr
+    told = json.loads(ended.stdout)
+    assert sum(figures["read_bytes"] for figures in told["per_rank"]) == told["bytes"] == 12 << 20
+
+
+def test_shards_without_torchrun(model: Model) -> None:
+    """Without torchrun the command says what to write instead."""
+    ended = run("load", str(model.folder), "--shard", "torchrun:llama")
+    assert ended.returncode == 2
+    assert "for example 0/4" in " ".join(ended.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("given", "local_rank", "own"),
+    [("cuda", "3", "cuda:3"), ("cuda:1", "3", "cuda:1"), ("cpu", "3", "cpu"), ("cuda", None, "cuda")],
+)
+def test_own_device(monkeypatch: pytest.MonkeyPatch, given: str, local_rank: str | None, own: str) -> None:
+    """Each rank of a host takes a GPU of its own, unless one is named."""
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if local_rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+    assert find_own_device(given) == own

@@ -9,6 +9,7 @@ import typer
 
 import slipstream
 from slipstream import Options
+from slipstream.cli.ranks import find_place
 from slipstream.errors import UsageError
 from slipstream.options import make_options, parse_bytes
 
@@ -47,14 +48,15 @@ Shard = Annotated[
     typer.Option(
         metavar="RANK/WORLD[:RULES]",
         help="Only what belongs to one rank of several, by ready rules (llama, qwen, mixtral, qwen-ep, mixtral-ep) or "
-        "by PATTERN=DIMENSION and PATTERN=none, separated by commas; head_dim=N is the size of a head.",
+        "by PATTERN=DIMENSION and PATTERN=none, separated by commas; head_dim=N is the size of a head. Under torchrun "
+        "`torchrun` stands for RANK/WORLD.",
     ),
 ]
 Strategy = Annotated[
-    Literal["auto", "mapped", "direct", "buffered"] | None,
+    Literal["auto", "mapped", "direct", "buffered", "gds"] | None,
     typer.Option(
         metavar="NAME",
-        help="How local files are read: auto, mapped, direct or buffered. auto decides for each file.",
+        help="How local files are read: auto, mapped, direct, buffered, or gds (to a GPU). auto decides for each file.",
         rich_help_panel=_HOW,
     ),
 ]
@@ -166,12 +168,18 @@ def read_options(
 
 
 def read_shard(given: str | None) -> slipstream.Shard | None:
-    """The shard that RANK/WORLD[:RULES] stands for.
+    """The shard that RANK/WORLD[:RULES] stands for, or torchrun[:RULES] in a process that torchrun has started.
 
     Raises:
-        UsageError: it is not of that form.
+        UsageError: it is not of that form, or torchrun has not started this process.
     """
-    return None if given is None else slipstream.Shard.parse(given)
+    if given is None:
+        return None
+    place, colon, rules = given.partition(":")
+    if place.strip() == "torchrun":
+        rank, world_size = find_place()
+        place = f"{rank}/{world_size}"
+    return slipstream.Shard.parse(place + colon + rules)
 
 
 def read_storage_options(given: Sequence[str] | None) -> StorageOptions | None:

@@ -65,6 +65,7 @@ def load(
         share_across=share_across,
     )
     part = arguments.read_shard(shard)
+    device = ranks.find_own_device(device) if distributed else device
     storage_options = arguments.read_storage_options(storage_option)
 
     def stream_all(*, shown: bool = True) -> LoadStats:

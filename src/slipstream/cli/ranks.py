@@ -85,6 +85,26 @@ def joined_ranks() -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
+def find_place() -> tuple[int, int]:
+    """This process's rank among those of its torchrun, and how many they are.
+
+    Raises:
+        UsageError: torchrun has not started it.
+    """
+    try:
+        return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    except (KeyError, ValueError):
+        raise UsageError(
+            "--shard torchrun is for processes that torchrun starts; else write RANK/WORLD, for example 0/4"
+        ) from None
+
+
+def find_own_device(device: str) -> str:
+    """The device of this rank: of those of a kind, the one with its number on this host, unless one is named."""
+    number = os.environ.get("LOCAL_RANK")
+    return device if number is None or ":" in device or device == "cpu" else f"{device}:{number}"
+
+
 def as_json(stats: LoadStats, gathered: Sequence[Figures]) -> Figures:
     """The figures of the first rank, and of each beside them."""
     return {**asdict(stats), "gigabytes_per_second": stats.gigabytes_per_second, "per_rank": list(gathered)}

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from slipstream.safetensors.arrays import Arrays, is_whole
 from slipstream.safetensors.blobs import Blobs
@@ -94,7 +94,7 @@ class Archive:
         if stream is None:
             return {info.name: self._blobs.read(info) for info in tensors}
         with stream:
-            found = dict(stream)
+            found = cast("dict[str, Tensor]", dict(stream))  # of no other framework
         return {info.name: found[info.name] for info in tensors}
 
     def stop_reading_ahead(self) -> None:

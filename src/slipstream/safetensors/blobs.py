@@ -67,7 +67,7 @@ class Blobs:
             return self._arrays.view(info, file.memory)
         with self.stream([info], self.options) as stream:
             ((_, tensor),) = stream
-        return tensor
+        return cast("Tensor", tensor)  # of no other framework
 
     def read_part(self, info: TensorInfo, index: object) -> Tensor:
         """What an index takes of a tensor; of its bytes, only those are read.

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import slipstream
 from slipstream.errors import StreamClosedError
@@ -240,7 +240,7 @@ class ReadAhead:
         with self._lock:
             if self._coming.get(name) is window:
                 del self._coming[name]
-                self._arrived[name] = window, tensor
+                self._arrived[name] = window, cast("Tensor", tensor)  # of no other framework
                 window.coming -= 1
         if not window.coming:
             stream.close()  # at once, rather than when nobody knows it any more

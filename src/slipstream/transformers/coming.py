@@ -223,7 +223,7 @@ class ComingWeights:
             if window.stream is None:
                 window.stream = self._open(window)
             else:
-                pair = next(window.stream, None)
+                pair = cast("tuple[str, Tensor] | None", next(window.stream, None))
                 assert pair is not None, "it has a tensor that has not come"
                 if window.coming == 1:
                     next(window.stream, None)  # ends it
