@@ -89,7 +89,7 @@ class Crew:
         pipe = self._members[rank].stdout
         assert pipe is not None
         if not select.select([pipe], [], [], HANG_S)[0]:
-            raise TimeoutError(f"rank {rank} hangs")
+            raise TimeoutError(f"rank {rank} hangs:\n{self._end_with_stacks()}")
         line = pipe.readline()
         if not line:
             error = self._members[rank].stderr
@@ -99,6 +99,15 @@ class Crew:
         if "error" in answer:
             return Failed(answer["error"], answer["text"], answer.get("rank"))
         return answer["value"]
+
+    def _end_with_stacks(self) -> str:
+        """Where every thread of every rank stands. Ends the ranks, since no further test could use them."""
+        for member in self._members:
+            member.send_signal(signal.SIGUSR1)
+        time.sleep(1.0)
+        for member in self._members:
+            member.kill()
+        return "\n".join(f"rank {rank}:\n{member.communicate()[1]}" for rank, member in enumerate(self._members))
 
     def ask(self, rank: int, command: str, **arguments: object) -> Any:
         """Both."""

@@ -8,6 +8,7 @@ where it is the agent's: it outlives every rank.
 
 from __future__ import annotations
 
+import faulthandler
 import hashlib
 import json
 import os
@@ -221,6 +222,8 @@ def answer(member: Member, name: str, arguments: dict[str, Any]) -> dict[str, ob
 def main() -> None:
     rank, size, port = map(int, sys.argv[1:])
     torch.set_num_threads(1)
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1)  # by which a crew asks one that hangs where it stands
     store = TCPStore("127.0.0.1", port, is_master=False)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
     member = Member()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -20,6 +21,8 @@ _CONNECT_TIMEOUT = timedelta(seconds=120)
 # A broadcast waits for the slowest rank, whose caller may pause for hours: that is no fault. Ranks that die or leave
 # are noticed otherwise (watch.py).
 _BROADCAST_TIMEOUT = timedelta(days=7)
+# The backend's thread lets go of a broadcast within microseconds of saying that it has ended.
+_LONGEST_PARTING_S = 5.0
 _LOOK = timedelta(milliseconds=50)  # how often a thread that waits for a broadcast looks whether it should still
 
 
@@ -35,21 +38,37 @@ class Passing:
     """A broadcast under way."""
 
     def __init__(self, work: Work, tensor: torch.Tensor) -> None:
-        self._work = work
+        self._work: Work | None = work
         self._tensor = tensor
 
     def wait(self) -> bool:
-        """Waits for its end a little; whether it has ended.
+        """Waits for its end a little; whether it has ended. Not to be called again once it has, or has failed.
 
         Raises:
             RuntimeError: it has failed.
         """
+        assert self._work is not None, "the broadcast was waited for"
         with suppress(RuntimeError):  # also after the time, which ends the wait and not the broadcast
             self._work.wait(_LOOK)
         if not self._work.is_completed():
             return False
-        self._work.wait()  # at once: only now the error is that of the broadcast
+        try:
+            self._work.wait()  # at once: only now the error is that of the broadcast
+        finally:
+            self._part()
         return True
+
+    def _part(self) -> None:
+        """Waits until the backend's thread has let go of the memory too, which it does a little after it has said so.
+
+        Whoever lets go last needs the interpreter's lock. A thread of C++ that asks an interpreter for it which is
+        ending meanwhile is ended by Python, and that ends the process as a crash.
+        """
+        self._work = None
+        count_uses = getattr(self._tensor, "_use_count", lambda: 1)  # not of PyTorch's public interface
+        deadline = time.monotonic() + _LONGEST_PARTING_S
+        while count_uses() > 1 and time.monotonic() < deadline:
+            time.sleep(0)
 
 
 class Team:

@@ -37,16 +37,22 @@ class Gate:
         self._waiting = 0
         self._released = 0
 
-    def wait_released(self) -> None:
-        """Waits until `release` is called next."""
+    def begin(self) -> int:
+        """Notes that an answer may come to the gate later; what `wait_released` is then given."""
         with self._changed:
-            round_ = self._released
+            return self._released
+
+    def wait_released(self, begun: int) -> None:
+        """Waits until `release` has been called since `begin`: no answer may be late for it."""
+        with self._changed:
+            if self._released > begun:
+                return
             self._waiting += 1
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._released > round_)
+            self._changed.wait_for(lambda: self._released > begun)
 
     def release(self) -> None:
-        """Lets all go that wait now."""
+        """Lets all go that wait now, or have begun and are on their way."""
         with self._changed:
             self._released += 1
             self._waiting = 0
@@ -66,10 +72,12 @@ class Sender:
         body_sent: bytes of the answer's body handed to the kernel so far.
     """
 
-    def __init__(self, connection: socket.socket, gate: Gate, on_progress: Callable[[int, bool], None]) -> None:
+    def __init__(
+        self, connection: socket.socket, wait_released: Callable[[], None], on_progress: Callable[[int, bool], None]
+    ) -> None:
         """`on_progress` is called with `body_sent`, and whether the answer waits at the gate or for ever."""
         self._connection = connection
-        self._gate = gate
+        self._wait_released = wait_released
         self._on_progress = on_progress
         self._paced_until = 0.0
         self.body_sent = 0
@@ -146,7 +154,7 @@ class Sender:
 
     def _wait_at_gate(self) -> None:
         self._on_progress(self.body_sent, True)
-        self._gate.wait_released()
+        self._wait_released()
         self._on_progress(self.body_sent, False)
 
     def _cut(self, cut: Cut) -> None:

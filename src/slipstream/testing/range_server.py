@@ -89,7 +89,7 @@ class RangeServer:
         self._server.ask("reset")
 
     def release(self) -> None:
-        """Lets every answer go that waits at the gate of a `Hold`."""
+        """Lets every answer go that waits at the gate of a `Hold`, or is on its way there."""
         self._server.ask("release")
 
     def wait_held(self, count: int, timeout_s: float = 20.0) -> None:

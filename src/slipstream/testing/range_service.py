@@ -147,6 +147,7 @@ class RangeService:
 
     def _answer(self, connection: socket.socket, exchange: Exchange, number: int) -> tuple[Answer, bool]:
         """Sends the answer; returns it, and whether the connection is good for another."""
+        begun = self._gate.begin()  # before its faults are picked, so that one that is held hears of the next release
         key, struck = self._begin(exchange, number)
         counted = not any(isinstance(fault, MaxInFlight) for fault, _ in struck)
         try:
@@ -155,7 +156,7 @@ class RangeService:
             self.log.note(key, status=None if before_head or answer.raw_head else answer.status)
             sender = Sender(
                 connection,
-                self._gate,
+                lambda: self._gate.wait_released(begun),
                 lambda sent, waits: self.log.note(key, body_bytes=sent, state="waiting" if waits else "answering"),
             )
             return answer, sender.send(answer, with_body=exchange.request.method != "HEAD")
