@@ -51,7 +51,7 @@ class Teams:
         """What each rank is given, in order."""
         store = PrefixStore(f"load/{next(self._numbers)}", self._store)
         given = threading.local()
-        patched = lambda distributed, device, find_options: given.team  # noqa: E731
+        patched = lambda distributed, settle: given.team  # noqa: E731
 
         def load_one(rank: int) -> list[tuple[str, bytes]]:
             watch = Watch(board := Board(store), rank, range(RANKS), ["here"] * RANKS)
@@ -67,7 +67,7 @@ class Teams:
                 return found
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(streaming, "_join", patched)
+            patch.setattr(streaming, "join_ranks", patched)
             return self._on_each(load_one)
 
     def _on_each(self, task: Any) -> list[Any]:
