@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--model", default="llama-3-8b")
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--places", nargs="+", choices=PLACES, default=PLACES)
     parser.add_argument("--cache", type=Path, default=Path(".bench/cache"))
     given = parser.parse_args()
     measure(given)
@@ -61,7 +62,7 @@ def measure(given: argparse.Namespace) -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vllm-weights-")))
         ground = Ground(cache=cache, model_folder=model.files[0].parent)
-        for place in PLACES:
+        for place in given.places:
             with make_storage(place, place, ground) as storage:
                 storage.place(model, lambda *_: None)
                 found: dict[str, list[dict[str, float]]] = {}
