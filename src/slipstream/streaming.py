@@ -360,14 +360,14 @@ def begin_stream(
                 keeps=keeps,
                 see_storage=opening.see_storage,
             )
-            copier = opening.wait_copier(reads)
             check(reads)
+            copier = opening.wait_copier(reads)
         else:  # all bytes are passed round in host memory, and go from there to where each rank wants which of them
             plan_all = partial(planner, target=Target.HOST, shards=[None])
             reads = agree(team, list_uris(uri), sources, partial(describe, sources), plan_all)
+            check(reads if shard is None else planner(reads.checkpoint, target=Target.HOST, shards=[shard])[0])
             elsewhere = wanted.lands_elsewhere or shard is not None
             copier = opening.make_copier(wanted.cast) if elsewhere else None
-            check(reads if shard is None else planner(reads.checkpoint, target=Target.HOST, shards=[shard])[0])
         populate = keeps if options.populate == "auto" else options.populate
         engine = None if team is None else start_shared(team, reads, wanted, shard, sources, copier, populate=populate)
         return TensorStream(
