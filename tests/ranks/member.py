@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 import slipstream
+from slipstream.delivery.host import HostLanding
 from slipstream.integrations.vllm import weights
 from slipstream.integrations.vllm.settings import parse_settings
 from slipstream.ranks import meeting, watch
@@ -161,6 +162,14 @@ class Member:
     def accelerate(self) -> None:
         """From now on this rank takes "cpu" for a device that tensors are copied to."""
         accelerate(setattr)
+
+    def break_copies(self) -> None:
+        """From now on nothing can be brought elsewhere from the memory that is received into."""
+
+        def fail(*arguments: object) -> object:
+            raise slipstream.DeviceError("the device fell off the bus")
+
+        HostLanding.copy = fail  # type: ignore[assignment,method-assign]
 
     def load_shard(self, uri: str, rules: dict[str, Any], **arguments: Any) -> dict[str, str]:
         """Its part of each tensor, of a load that is shared."""

@@ -136,3 +136,14 @@ def test_nothing_is_left_of_what_was_cast(pair: Crew, model: Model) -> None:
     for now, then in zip(pair.ask_all("remember"), before, strict=True):
         assert now["threads"] == 0
         assert now["descriptors"] <= then["descriptors"]
+
+
+def test_a_copy_that_fails(model: Model) -> None:
+    """What one rank cannot bring to where it wants it ends the load of all, with its error."""
+    with Crew(2) as crew:
+        crew.ask(0, "break_copies")
+        own, other = crew.ask_all("load", uri=str(model.folder), dtype="float32")
+    assert (own.error, own.text) == ("DeviceError", "the device fell off the bus")
+    assert other.error == "DeviceError"
+    assert "rank 0 failed" in other.text
+    assert "the device fell off the bus" in other.text

@@ -51,7 +51,11 @@ class SharedDeliveries:
         """See Deliveries. Where tensors are wanted elsewhere, they are brought there in the caller's thread."""
         target = self._rounds.wait_whole(timeout_s)
         if target is not None and self._lander is not None:
-            self._lander.land(target, self._rounds.ledger)
+            try:
+                self._lander.land(target, self._rounds.ledger)
+            except BaseException as error:
+                self._rounds.fail(error)  # so that the other ranks hear of it, and not of one that left
+                raise
         return target
 
     @property

@@ -49,7 +49,7 @@ class Lander:
         assert region is not None, "an op that is whole has memory"
         end_lease = ledger.end_lease if self._on_host else _forget
         landings: list[Landing] = []
-        events = []
+        copies = []  # each with what it copies from, which lives until it is over
         for info in target.op.tensors:
             part = Piece(info, None) if self._parts is None else self._parts.get(info.name)
             if part is None:
@@ -62,8 +62,8 @@ class Lander:
             landings.append(landing)
             if info.nbytes:
                 source = region if strips is None else _gather(region, strips)
-                events.append(landing.copy(source, info.start, info.end))
-        for event in events:
+                copies.append((landing.copy(source, info.start, info.end), source))
+        for event, _ in copies:
             event.wait()  # only then may the memory that was received into go
         target.landing, target.region = _Landed(landings), None
 
