@@ -158,7 +158,7 @@ def test_a_stopped_run_goes_on(settings: RunSettings, number: signal.Signals) ->
     with pytest.raises(KeyboardInterrupt):
         take(settings, StopsAt(2, number))
     assert signal.getsignal(number) is before
-    assert see_descriptors() == descriptors
+    assert see_descriptors() <= descriptors
     first = read_records(settings.results)
     assert len(first) == 2
     _, seen = take(settings)

@@ -395,7 +395,7 @@ def test_an_embedded_store_keeps_its_data_and_nothing_else(model: Model, tmp_pat
         assert bool(report.about("uploading")) is expected
         assert pid is not None
         assert started_at(pid) is None
-        assert see_descriptors() == descriptors
+        assert see_descriptors() <= descriptors
         assert [path.name for path in tmp_path.iterdir()] == ["seaweedfs-llama-tiny-1-layers"]
 
 
@@ -499,7 +499,7 @@ def test_a_store_with_limits_says_what_a_connection_got(limited: RangeStore, mod
         assert set(facts.held) == {"connection_bytes_per_s", "first_byte_s"}
         assert facts.held["first_byte_s"] >= 0.001  # a server can be late, and never early
         assert facts.mount["server"] in ("nginx", "range server")
-    assert see_descriptors() == descriptors
+    assert see_descriptors() <= descriptors
     assert not list(storage._cache.iterdir())
 
 

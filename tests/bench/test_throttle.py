@@ -83,7 +83,7 @@ def test_all_is_undone_at_the_end(device: BlockDevice) -> None:
         assert len(ours()) == 2
     assert device.read_ahead_kib == before
     assert ours() == []
-    assert see_descriptors() == descriptors
+    assert see_descriptors() <= descriptors
 
 
 def test_undone_when_the_body_fails(device: BlockDevice) -> None:
@@ -156,7 +156,7 @@ def test_a_plain_reader_says_why_it_cannot(tmp_path: Path) -> None:
     descriptors = see_descriptors()
     with pytest.raises(OSError, match=r"absent could not be read plainly.*No such file"):
         PlainReader(tmp_path / "absent")
-    assert see_descriptors() == descriptors
+    assert see_descriptors() <= descriptors
 
 
 def test_a_plain_reader_that_was_killed_is_an_error(volume: Path) -> None:

@@ -68,7 +68,7 @@ def test_a_server_without_limits(either_server: str, tls: bool, model: Model, tm
     assert (facts.emulated, facts.limits, facts.held) == (False, {}, {})
     assert (facts.mount["server"], facts.mount.get("protocol")) == (either_server, "https" if tls else None)
     assert url.startswith("https://" if tls else "http://")
-    assert see_descriptors() == descriptors
+    assert see_descriptors() <= descriptors
     assert not list((tmp_path / "cache").iterdir())
 
 

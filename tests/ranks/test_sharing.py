@@ -139,7 +139,7 @@ def test_many_loads(crew: Crew, model: Model) -> None:
         check(crew.ask_all("load", uri=str(model.folder)), model)
     found = crew.ask_all("remember")
     assert [each["threads"] for each in found] == threads == [0] * crew.size
-    assert [each["descriptors"] for each in found] == descriptors
+    assert all(each["descriptors"] <= count for each, count in zip(found, descriptors, strict=True))
     assert crew.store.num_keys() == keys
 
 

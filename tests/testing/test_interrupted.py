@@ -76,7 +76,7 @@ def test_interrupted_by_the_caller(tmp_path: Path, interruption: type[BaseExcept
     with pytest.raises(interruption):
         write_checkpoint("llama-tiny", tmp_path / "new" / "out", shards=3, progress=interrupt)
     assert os.listdir(tmp_path) == []
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads
 
 
 def test_interrupted_replacement_keeps_the_old(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_nothing_of_the_proxy_remains() -> None:
     with ForwardProxy() as proxy:
         repr(proxy)
     assert not Path(f"/proc/{proxy.pid}").exists()
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", proxy.port), TIMEOUT_S)
 
