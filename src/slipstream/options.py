@@ -119,6 +119,9 @@ class Options:
             tensor is kept, as by `load`: then the memory is needed anyway. It is not done under a `memory_limit`.
         share_across: with `distributed=`, who shares the reading: all ranks of the "world", so that each byte is read
             once in all; or those of a "node", so that each is read once per host and crosses no network between hosts.
+        share_through: with `distributed=`, where the ranks pass bytes round: in memory of the "host", by Gloo, or of
+            each rank's "device", by NCCL, so that each byte crosses a PCIe bus once in all and not once per rank. The
+            latter is for CUDA and ROCm, and was not tried on a GPU yet.
 
     Raises:
         UsageError: a value that cannot work, or an unknown `SLIPSTREAM_` variable in the environment.
@@ -156,6 +159,7 @@ class Options:
     device_memory_limit: int | None = field(default_factory=_setting("device_memory_limit", _parse_limit, None))
     # Storage is the scarcer resource where ranks share anything at all; unmeasured between hosts.
     share_across: Literal["world", "node"] = field(default_factory=_setting("share_across", str.strip, "world"))
+    share_through: Literal["host", "device"] = field(default_factory=_setting("share_through", str.strip, "host"))
 
     def __post_init__(self) -> None:
         _refuse_unknown_variables()
@@ -196,6 +200,8 @@ class Options:
             raise UsageError(f'gap_bytes is {self.gap_bytes!r}; it is a number of bytes, 0 or more, or "auto"')
         if self.share_across not in ("world", "node"):
             raise UsageError(f'share_across is {self.share_across!r}; it is "world" or "node"')
+        if self.share_through not in ("host", "device"):
+            raise UsageError(f'share_through is {self.share_through!r}; it is "host" or "device"')
         limit = self.bandwidth_limit
         if limit is not None and not (_is_int(limit) and limit >= 1024):
             raise UsageError(f"bandwidth_limit is {limit!r}; it is bytes per second, at least 1,024, or None")

@@ -346,10 +346,10 @@ def begin_stream(
     settle = partial(settle_arguments, device, dtype, framework, options, progress)
     team: Team | None = None
     try:
-        team = join_ranks(distributed, settle)
+        team = join_ranks(distributed, settle, device)
         wanted = settle()
         options = wanted.options
-        opening = begin_opening(wanted.target, device, wanted.framework, options)
+        opening = begin_opening(wanted.target, device, wanted.framework, options, has_ring=team is None)
         planner = partial(plan_shards, names=names, options=options, sources=sources, aligned=wanted.is_placed_later)
         if team is None:
             (reads,) = planner(
@@ -362,9 +362,8 @@ def begin_stream(
             )
             check(reads)
             copier = opening.wait_copier(reads)
-        else:  # all bytes are passed round in host memory, and go from there to where each rank wants which of them
-            plan_all = partial(planner, target=Target.HOST, shards=[None])
-            reads = agree(team, list_uris(uri), sources, partial(describe, sources), plan_all)
+        else:  # all bytes are passed round, and go from there to where each rank wants which of them
+            reads = agree(team, list_uris(uri), sources, partial(describe, sources), planner, options, keeps=keeps)
             check(reads if shard is None else planner(reads.checkpoint, target=Target.HOST, shards=[shard])[0])
             elsewhere = wanted.lands_elsewhere or shard is not None
             copier = opening.make_copier(wanted.cast) if elsewhere else None

@@ -19,17 +19,20 @@ import threading
 from typing import Any, cast
 
 import numpy
+import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 import slipstream
+from slipstream.delivery.accelerator import Accelerator, open_accelerator
 from slipstream.delivery.host import HostLanding
 from slipstream.integrations.vllm import weights
 from slipstream.integrations.vllm.settings import parse_settings
+from slipstream.planning import staging
 from slipstream.ranks import meeting, watch
 from slipstream.ranks.engine import RankEngine
-from tests.staging.conftest import accelerate
+from tests.staging.conftest import accelerate, wrap_copiers
 
 
 class Member:
@@ -38,6 +41,7 @@ class Member:
     def __init__(self) -> None:
         self.stream: slipstream.TensorStream | None = None
         self.kept: list[object] = []
+        self.patch = pytest.MonkeyPatch()
         self.groups: dict[str, dist.ProcessGroup] = {}
 
     def load(self, uri: str | list[str], *, group: str | None = None, **arguments: Any) -> dict[str, object]:
@@ -74,6 +78,8 @@ class Member:
             "received": stats.received_bytes,
             "ranks": stats.ranks,
             "peak": stats.peak_buffer_bytes,
+            "ring": stats.ring_bytes,
+            "copied": stats.copies,
         }
 
     def rest_until_ctrl_c(self) -> None:
@@ -118,12 +124,19 @@ class Member:
 
     def load_all(self, uri: str, **arguments: Any) -> dict[str, str]:
         """By slipstream.load."""
+        arguments["options"] = slipstream.Options(**arguments.pop("options", {}))
         return {name: digest(tensor) for name, tensor in slipstream.load(uri, distributed=True, **arguments).items()}
 
-    def load_ranges(self, wanted: list[list[Any]]) -> dict[str, object]:
+    def load_ranges_alone(self, wanted: list[list[Any]]) -> dict[str, str]:
+        """By slipstream.stream_ranges, for this rank."""
+        with slipstream.stream_ranges([slipstream.ByteRange(*each) for each in wanted]) as found:
+            return {str(position): digest(data) for position, data in found}
+
+    def load_ranges(self, wanted: list[list[Any]], options: dict[str, Any] | None = None) -> dict[str, object]:
         """By slipstream.stream_ranges."""
         ranges = [slipstream.ByteRange(*each) for each in wanted]
-        with slipstream.stream_ranges(ranges, distributed=True) as found:
+        how = slipstream.Options(**options or {})
+        with slipstream.stream_ranges(ranges, distributed=True, options=how) as found:
             digests = {str(position): digest(data) for position, data in found}
         stats = found.stats()
         return {"ranges": digests, "read": sum(file.bytes for file in stats.files), "received": stats.received_bytes}
@@ -162,6 +175,42 @@ class Member:
     def accelerate(self) -> None:
         """From now on this rank takes "cpu" for a device that tensors are copied to."""
         accelerate(setattr)
+
+    def copy_late(self) -> None:
+        """From now on what is copied to a device or on it comes late, and in another order."""
+        wrap_copiers(self.patch)
+
+    def copy_at_once(self) -> None:
+        """Ends `copy_late`."""
+        self.patch.undo()
+
+    def set_most_ahead(self, nbytes: int) -> None:
+        """How much may be on a device that its caller has not taken."""
+        staging._MOST_AHEAD_BYTES = nbytes
+
+    def fill_device(self, spares: int) -> None:
+        """From now on the device has memory so many times more, and then no more."""
+
+        def allocate(accelerator: Accelerator, nbytes: int) -> torch.Tensor:
+            nonlocal spares
+            spares -= 1
+            if spares < 0:
+                raise slipstream.DeviceError(f"{accelerator.device} has no {nbytes:,} bytes left")
+            return torch.empty(nbytes, dtype=torch.uint8)
+
+        self.patch.setattr(Accelerator, "allocate", allocate)
+
+    def empty_device(self) -> None:
+        """Ends `fill_device`."""
+        self.patch.undo()
+
+    def set_identity(self, name: str) -> None:
+        """Lets this rank believe that its device is that one."""
+        Accelerator.identity = name  # type: ignore[assignment,method-assign]
+
+    def count_kept_slots(self) -> int:
+        """How much page-locked memory waits for the next load."""
+        return open_accelerator(torch.device("cpu")).memory.kept_bytes
 
     def break_copies(self) -> None:
         """From now on nothing can be brought elsewhere from the memory that is received into."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import slipstream
-from slipstream import Shard
+from slipstream import Dtype, Shard
+from slipstream.testing.checkpoints import write_safetensors
 from tests.ranks.crew import Crew, Failed
 from tests.ranks.member import digest
 from tests.ranks.models import MIB, Model
@@ -63,6 +66,45 @@ def test_casts_that_are_kept_reach_the_limit(pair: Crew, model: Model) -> None:
     assert all(isinstance(failure, Failed) for failure in failures)
     assert {failure.error for failure in failures} == {"MemoryLimitError"}
     pair.ask_all("drop")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 MiB in tensors of 256 KiB, all at odd offsets."""
+    path = tmp_path_factory.mktemp("small") / "model.safetensors"
+    tensors: dict[str, tuple[Dtype, tuple[int, ...], bytes]] = {"odd": (Dtype.U8, (1,), b"1")}
+    for number in range(96):
+        tensors[f"weight.{number}"] = (Dtype.BF16, (256, 512), random.Random(number).randbytes(MIB // 4))
+    write_safetensors(path, tensors)
+    return path
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_small_casts_under_a_limit(pair: Crew, small: Path, dtype: str) -> None:
+    """Of many tensors that become larger all memory comes back, and no more is taken than the limit but for an op."""
+    limit = 9 * MIB
+    results = pair.ask_all("load", uri=str(small), dtype=dtype, options={"memory_limit": limit, "chunk_bytes": MIB})
+    for result in results:
+        assert len(result["tensors"]) == 97
+        assert result["peak"] <= limit + 2 * MIB
+
+
+def test_casts_that_outgrow_the_limit(pair: Crew, small: Path) -> None:
+    """A caller who keeps what is within the limit in the file, and beyond it once it was cast, hears of that."""
+    pair.ask_all("open", uri=str(small), dtype="float32", options={"memory_limit": 36 * MIB, "memory_wait_s": 0.2})
+    failures = pair.ask_all("keep")
+    assert all(isinstance(failure, Failed) for failure in failures)
+    assert {failure.error for failure in failures} == {"MemoryLimitError"}
+    pair.ask_all("drop")
+
+
+def test_a_tensor_that_outgrows_the_limit(pair: Crew, model: Model) -> None:
+    """So does one who is to be given a single such tensor, before any is read."""
+    failures = pair.ask_all(
+        "load", uri=str(model.folder), names="embedding", dtype="float32", options={"memory_limit": 20 * MIB}
+    )
+    assert {failure.error for failure in failures} == {"MemoryLimitError"}
+    assert all(f"embedding takes {24 * MIB:,} bytes" in failure.text for failure in failures)
 
 
 @pytest.mark.parametrize("dtype", [None, "float32"])

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slipstream import Options, RankError
 from slipstream.planning.build import plan_reads
 from slipstream.planning.partition import Piece, own_reads, partition_reads
+from slipstream.ranks.passage import HostPassage
 from slipstream.ranks.rounds import News, Rounds, Turn
-from slipstream.reading.buffers import map_region
-from slipstream.types import ReadPlan
+from slipstream.reading.buffers import Ledger, MapOp, Region, map_region
+from slipstream.reading.in_flight import OpInFlight
+from slipstream.types import ReadPlan, StagingPlan
 from tests.planning.plans import make_checkpoint, make_facts, tensor_sizes
 
 PIECE_BYTES = 8192
@@ -33,6 +37,25 @@ def content(piece: Piece, blob: int) -> bytes:
     return bytes((blob * 31 + offset * 7 + offset // 251) % 256 for offset in range(piece.start, piece.end))
 
 
+class FewOwn(HostPassage):
+    """The memory of whole ops, but for a rank that reads only so many pieces ahead."""
+
+    def __init__(self, plan: ReadPlan, ledger: Ledger, *, most_own: int | None) -> None:
+        super().__init__(plan, ledger)
+        self.most_own = most_own
+        self.own: set[int] = set()
+
+    def place(self, target: OpInFlight, piece: Piece, map_op: MapOp) -> Region:
+        """See Passage. Holds that there are no more of them."""
+        self.own.add(piece.number)
+        assert self.most_own is None or len(self.own) <= self.most_own
+        return super().place(target, piece, map_op)
+
+    def end(self, piece: Piece) -> None:
+        """See Passage."""
+        self.own.discard(piece.number)
+
+
 @dataclass
 class Rank:
     """One rank without threads: what the engine, the pump, the courier and the caller of one do, step by step."""
@@ -40,6 +63,7 @@ class Rank:
     plan: ReadPlan
     pieces: tuple[Piece, ...]
     number: int
+    most_own: int | None = None
     rounds: Rounds = field(init=False)
     delivered: list[int] = field(default_factory=list)
     unread: list[Piece] = field(init=False)
@@ -48,7 +72,8 @@ class Rank:
     error: BaseException | None = None
 
     def __post_init__(self) -> None:
-        self.rounds = Rounds(self.plan, self.pieces, self.number, 60.0)
+        make_passage = partial(FewOwn, most_own=self.most_own)
+        self.rounds = Rounds(self.plan, self.pieces, self.number, 60.0, make_passage=make_passage)
         self.unread = [piece for piece in self.pieces if piece.owner == self.number]
 
     @property
@@ -96,13 +121,19 @@ class Rank:
 
 
 class World:
-    """All ranks, and the network between them: a broadcast ends some time after all have begun it."""
+    """All ranks, and the network between them: a broadcast ends some time after all have begun it.
+
+    Some ranks may read only a few pieces ahead of what was passed round, or lease only so much ahead of their caller.
+    """
 
     def __init__(self, sizes: list[list[int]], count: int, limit: int | None, seed: int = 0) -> None:
         self.draw = random.Random(seed)
         plan = make_plan(sizes, limit)
         pieces = partition_reads(plan.ops, count, piece_bytes=PIECE_BYTES)
-        self.ranks = [Rank(plan, pieces, number) for number in range(count)]
+        self.ranks = []
+        for number in range(count):
+            ahead = StagingPlan("", 4096, 1, None, most_ahead_bytes=self.draw.choice([None, 1, 30_000]))
+            self.ranks.append(Rank(replace(plan, staging=ahead), pieces, number, self.draw.choice([None, 1, 2])))
         self.passed: set[int] = set()
         for rank in self.ranks:
             rank.rounds.open()
@@ -132,7 +163,8 @@ class World:
         sent = self.ranks[piece.owner].rounds.find_memory(turns[piece.owner])
         for rank, turn in zip(self.ranks, turns, strict=True):
             memory = rank.rounds.find_memory(turn)
-            if memory is not None and rank.number != piece.owner:
+            if isinstance(memory, memoryview) and rank.number != piece.owner:
+                assert not isinstance(sent, torch.Tensor)
                 memory[:] = sent or bytes(piece.nbytes)  # an owner who has nothing to send takes part all the same
         for rank, turn in zip(self.ranks, turns, strict=True):
             rank.rounds.note_ended(turn, None)

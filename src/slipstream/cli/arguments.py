@@ -121,6 +121,14 @@ ShareAcross = Annotated[
         rich_help_panel=_RANKS,
     ),
 ]
+ShareThrough = Annotated[
+    Literal["host", "device"] | None,
+    typer.Option(
+        metavar="host|device",
+        help="Where bytes are passed round: in host memory by Gloo, or from GPU to GPU by NCCL.",
+        rich_help_panel=_RANKS,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -147,6 +155,7 @@ def read_options(
     staging: bool | None = None,
     ring_bytes: str | None = None,
     share_across: str | None = None,
+    share_through: str | None = None,
 ) -> Options:
     """Options of the arguments given; what is left out stays as the environment or the default has it.
 
@@ -164,6 +173,7 @@ def read_options(
         staging=staging,
         ring_bytes=None if ring_bytes is None else parse_bytes(ring_bytes),
         share_across=share_across,
+        share_through=share_through,
     )
 
 

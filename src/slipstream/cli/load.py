@@ -47,6 +47,7 @@ def load(
     bandwidth_limit: arguments.BandwidthLimit = None,
     distributed: arguments.Distributed = False,
     share_across: arguments.ShareAcross = None,
+    share_through: arguments.ShareThrough = None,
     as_json: arguments.Json = False,
     quiet: arguments.Quiet = False,
     debug: arguments.Debug = False,
@@ -63,6 +64,7 @@ def load(
         staging=staging,
         ring_bytes=ring_bytes,
         share_across=share_across,
+        share_through=share_through,
     )
     part = arguments.read_shard(shard)
     device = ranks.find_own_device(device) if distributed else device

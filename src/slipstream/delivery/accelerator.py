@@ -12,6 +12,7 @@ used again there at once. What the caller frees is kept from being used again be
 from __future__ import annotations
 
 import ctypes
+import os
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -27,7 +28,7 @@ from slipstream.errors import DeviceError
 from slipstream.planning.landing import ALIGNMENT, packed_start, place_tensors
 from slipstream.reading.base import EndLanding
 from slipstream.reading.buffers import Region
-from slipstream.types import DTYPE_BITS, Dtype, ReadOp, TensorInfo
+from slipstream.types import DTYPE_BITS, Dtype, ReadOp, Strips, TensorInfo
 
 _REGISTER_PORTABLE = 1  # cudaHostRegisterPortable: page-locked for every device of the process
 _FIRST_SLOTS = 16  # made while headers are read: as many reads as the first moment has
@@ -47,6 +48,14 @@ class Accelerator:
 
     def __repr__(self) -> str:
         return f"<Accelerator {self.device}>"
+
+    @property
+    def identity(self) -> str:
+        """Tells the device from every other of its host, by whatever index a process knows it."""
+        if self.device.type == "cpu":
+            return f"process {os.getpid()}"
+        facts = self._module.get_device_properties(self.device)
+        return str(getattr(facts, "uuid", self.device))
 
     def copying(self) -> AbstractContextManager[Any]:
         """Inside it, what this thread asks of PyTorch for the device is enqueued in slipstream's stream."""
@@ -103,18 +112,44 @@ class Copied:
         try:
             return bool(self._event.query())
         except RuntimeError as error:
-            raise _explain(error, self._device) from error
+            raise explain_failure(error, self._device) from error
 
     def wait(self) -> None:
         """See Event."""
         try:
             self._event.synchronize()
         except RuntimeError as error:
-            raise _explain(error, self._device) from error
+            raise explain_failure(error, self._device) from error
 
     def order(self, stream: Any) -> None:
         """Has a stream of the device wait for it."""
         self._event.wait(stream)
+
+
+class DeviceRegion:
+    """Memory of a device that holds the bytes of a blob from `base` on: a Region for who is there already."""
+
+    __slots__ = ("base", "buffer")
+
+    def __init__(self, base: int, buffer: torch.Tensor) -> None:
+        """
+        Args:
+            base: the blob offset that the first byte has.
+            buffer: all of it, as unsigned bytes. Whoever holds a view of it keeps the memory.
+        """
+        self.base = base
+        self.buffer = buffer
+
+    def slice(self, start: int, end: int) -> torch.Tensor:
+        """The bytes `[start, end)` of the blob."""
+        return self.buffer[start - self.base : end - self.base]
+
+    def gather(self, strips: Strips) -> DeviceRegion:
+        """The strips one behind the other, in memory of their own. Inside `copying`."""
+        whole = self.slice(strips.start, strips.start + strips.rows * strips.row_bytes)
+        rows = whole.view(strips.rows, strips.row_bytes)
+        gathered = torch.cat([rows[:, start:end] for start, end in strips.blocks], dim=1)
+        return DeviceRegion(strips.first, gathered.view(-1))
 
 
 class AcceleratorCopier:
@@ -157,19 +192,20 @@ class AcceleratorLanding:
             # A storage's Python object lives as long as the storage does, whoever has a tensor of it.
             weakref.finalize(buffer.untyped_storage(), partial(end_lease, size), 0, 0).atexit = False
 
-    def copy(self, chunk: Region, start: int, end: int) -> Copied:
-        """See Landing. Returns once the copy is enqueued."""
+    def copy(self, chunk: Region | DeviceRegion, start: int, end: int) -> Copied:
+        """See Landing. Returns once the copy is enqueued. The chunk of a single tensor may stand on the device."""
         try:
             with self._accelerator.copying():
                 if len(self._op.tensors) == 1:
                     self._copy_part(chunk, start, end)
                 else:
+                    assert isinstance(chunk, Region), "tensors are packed in a slot"
                     self._copy_packed(chunk)
                 event = self._accelerator.record()
         except RuntimeError as error:
             if isinstance(error, DeviceError):
                 raise
-            raise _explain(error, self._accelerator.device) from error
+            raise explain_failure(error, self._accelerator.device) from error
         self._events.append(event)
         return event
 
@@ -178,10 +214,11 @@ class AcceleratorLanding:
         self._accelerator.order_after(self._events, self._buffers)
         if self._op.copies:
             return [
-                (place.name, _view(buffer, 0, place)) for place, buffer in zip(self._places, self._buffers, strict=True)
+                (place.name, view_buffer(buffer, 0, place))
+                for place, buffer in zip(self._places, self._buffers, strict=True)
             ]
         (buffer,) = self._buffers
-        return [(place.name, _view(buffer, place.start, place)) for place in self._places]
+        return [(place.name, view_buffer(buffer, place.start, place)) for place in self._places]
 
     def wait_buffer(self) -> torch.Tensor:
         """See OpenLanding. What was freed in this stream may be in use by what was enqueued there before."""
@@ -191,10 +228,10 @@ class AcceleratorLanding:
         (buffer,) = self._buffers
         return buffer
 
-    def _copy_part(self, chunk: Region, start: int, end: int) -> None:
+    def _copy_part(self, chunk: Region | DeviceRegion, start: int, end: int) -> None:
         """A chunk of a single tensor, which may be larger than a slot."""
         (info,), (place,), (buffer,) = self._op.tensors, self._places, self._buffers
-        source = _from_host(chunk.slice(start, end))
+        source = chunk.slice(start, end) if isinstance(chunk, DeviceRegion) else _from_host(chunk.slice(start, end))
         first, last = start - info.start, end - info.start
         if not self._casts:
             buffer[first:last].copy_(source, non_blocking=True)
@@ -269,7 +306,8 @@ def _from_host(view: memoryview) -> torch.Tensor:
     return torch.frombuffer(view, dtype=torch.uint8)
 
 
-def _view(buffer: torch.Tensor, start: int, place: TensorInfo) -> torch.Tensor:
+def view_buffer(buffer: torch.Tensor, start: int, place: TensorInfo) -> torch.Tensor:
+    """A tensor that stands in memory of a device from its byte `start` on, where its type may begin."""
     dtype, shape = torch_dtype(place), stored_shape(place)
     if not place.nbytes:
         return torch.empty(shape, dtype=dtype, device=buffer.device)
@@ -291,6 +329,7 @@ def _page_lock(device: torch.device) -> tuple[Callable[[int, int], str], Callabl
     return lock, runtime.cudaHostUnregister
 
 
-def _explain(error: RuntimeError, device: torch.device) -> DeviceError:
+def explain_failure(error: RuntimeError, device: torch.device) -> DeviceError:
+    """What PyTorch says of a device that has failed, as an error of ours."""
     first = str(error).partition("\n")[0]
     return DeviceError(f"{device} failed while bytes were copied to it: {first}")

@@ -64,10 +64,10 @@ class Opening:
 class DeviceOpening(Opening):
     """The same of another device than the host."""
 
-    def __init__(self, device: Device, framework: FrameworkName, options: Options) -> None:
+    def __init__(self, device: Device, framework: FrameworkName, options: Options, *, has_ring: bool) -> None:
         super().__init__(framework)
         self._name = name_device(device)
-        self._slot_bytes = first_slot_bytes(options)
+        self._slot_bytes = first_slot_bytes(options) if has_ring else None
         self._may_use_gds = (
             self._name.startswith("cuda") and options.strategy == "auto" and find_spec("kvikio") is not None
         )
@@ -110,20 +110,47 @@ class DeviceOpening(Opening):
     def _open(self) -> None:
         began = time.perf_counter()
         try:
-            device = require_device(self._name)
-            from slipstream.delivery.accelerator import open_accelerator, prepare_slots
-
-            self._accelerator = open_accelerator(device)
+            self._accelerator = open_device(self._name)
             self._warm_up_s = time.perf_counter() - began
-            prepare_slots(self._accelerator, self._slot_bytes)
+            if self._slot_bytes is not None:
+                from slipstream.delivery.accelerator import prepare_slots
+
+                prepare_slots(self._accelerator, self._slot_bytes)
         except SlipstreamError as error:
             self._error = error
         except Exception as error:
             self._error = _explain(error, self._name)
 
 
-def begin_opening(target: Target, device: Device, framework: FrameworkName, options: Options) -> Opening:
+def open_device(device: Device) -> Accelerator:
+    """A device other than the host, ready to be delivered to. Imports PyTorch.
+
+    Raises:
+        UsageError: it cannot be delivered to.
+        DeviceError: it cannot be used.
+    """
+    name = name_device(device)
+    found = require_device(name)
+    try:
+        from slipstream.delivery.accelerator import open_accelerator
+
+        return open_accelerator(found)
+    except SlipstreamError:
+        raise
+    except Exception as error:
+        raise _explain(error, name) from error
+
+
+def begin_opening(
+    target: Target, device: Device, framework: FrameworkName, options: Options, *, has_ring: bool = True
+) -> Opening:
     """Begins to get a device ready, where there is anything to do.
+
+    Args:
+        target: where tensors come to stand.
+        device, framework: as of `stream`.
+        options: the caller's settings.
+        has_ring: whether tensors on a device will pass through a ring, of which the first slots are made ahead.
 
     Raises:
         UsageError: the framework has no tensors there, or the strategy is not for it.
@@ -137,7 +164,7 @@ def begin_opening(target: Target, device: Device, framework: FrameworkName, opti
         )
     if options.strategy is Strategy.GDS:
         _require_gds(device)
-    return DeviceOpening(device, framework, options)
+    return DeviceOpening(device, framework, options, has_ring=has_ring)
 
 
 def _require_gds(device: Device) -> None:

@@ -82,7 +82,7 @@ def plan_reads(
         concurrency, most = min(concurrency, staging.slots), min(most, staging.slots)
         span_bytes = min(span_bytes, most_chunk_bytes(staging))
     limit = tensor_limit(options, scratch_bytes, staging)
-    check_largest(checkpoint, selected, limit, scratch_bytes, staging)
+    check_largest(checkpoint, selected, limit, scratch_bytes, staging, cast)
     gathers = _plan_gathers(selected, strips or {}, facts, choices, options, span_bytes, staging, shared=shared)
     cutter = OpCutter(checkpoint, selected, choices, options, gathers, staging, aligned)
     ops = cutter.cut(None)

@@ -6,7 +6,7 @@ Cut, shape  ->  index ranges along one dimension  ->  a contiguous range, or Str
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -61,6 +61,11 @@ class Piece(NamedTuple):
 
     info: TensorInfo
     strips: Strips | None
+
+
+def find_part(info: TensorInfo, parts: Mapping[str, Piece] | None) -> Piece | None:
+    """What of a tensor is wanted: all of it where there are no parts, nothing where it has none."""
+    return Piece(info, None) if parts is None else parts.get(info.name)
 
 
 def divide_range(size: int, rank: int, world_size: int) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from slipstream.errors import MemoryLimitError
 from slipstream.options import Options
 from slipstream.planning.landing import place_tensors
-from slipstream.types import Checkpoint, ReadPlan, StagingPlan, TensorInfo
+from slipstream.types import Checkpoint, Dtype, ReadPlan, StagingPlan, TensorInfo
 
 
 def tensor_limit(options: Options, scratch_bytes: int, staging: StagingPlan | None) -> int | None:
@@ -41,11 +41,12 @@ def check_largest(
     limit: int | None,
     scratch_bytes: int,
     staging: StagingPlan | None,
+    cast: Dtype | None,
 ) -> None:
-    """Raises MemoryLimitError where a tensor, or the piece of it that is wanted, is larger than the limit."""
+    """Raises MemoryLimitError where a tensor, or the piece of it that is wanted, is larger than the limit once cast."""
     if limit is None:
         return
-    landed = place_tensors(selected, staging.cast) if staging else tuple(selected)
+    landed = place_tensors(selected, cast)
     largest = max(range(len(landed)), key=lambda number: landed[number].nbytes, default=None)
     if largest is None or landed[largest].nbytes <= limit:
         return

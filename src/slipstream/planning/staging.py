@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from slipstream.errors import MemoryLimitError, UsageError
 from slipstream.options import Options
+from slipstream.planning.divide import Piece, find_part
 from slipstream.planning.landing import landed_dtype, packed_bytes, place_tensors
-from slipstream.types import Dtype, ReadOp, StagingPlan, Strategy, StrategyChoice, Target, TensorInfo
+from slipstream.planning.limits import check_largest
+from slipstream.types import Dtype, ReadOp, ReadPlan, StagingPlan, Strategy, StrategyChoice, Target, TensorInfo
 
 _AUTO_RING_BYTES = 256 << 20
 # For many connections at once, each of which reads a chunk: 128 of 8 MiB. Beyond that page-locking costs seconds.
@@ -76,6 +78,69 @@ def plan_staging(
         limited_by="device_memory_limit" if on_device else "memory_limit",
         most_ahead_bytes=_MOST_AHEAD_BYTES if on_device and not keeps else None,
     )
+
+
+def receive_on_device(plan: ReadPlan, options: Options, piece_bytes: int, *, keeps: bool) -> ReadPlan:
+    """A plan of reads for the host, as it is run where ranks pass pieces round on their devices.
+
+    Ops are received there as they are in the blobs, and their tensors brought from there to where they are wanted. What
+    a rank reads itself goes through slots that hold a piece each.
+
+    Args:
+        plan: made without a limit.
+        options: the caller's settings.
+        piece_bytes: the largest piece.
+        keeps: whether the caller keeps every tensor.
+
+    Raises:
+        MemoryLimitError: the limit on host memory leaves no room for a slot, or that of the device none for a tensor.
+    """
+    slot_bytes = piece_bytes + _SPARE_BYTES
+    most = _AUTO_RING_BYTES if options.ring_bytes == "auto" else options.ring_bytes
+    if options.memory_limit is not None:
+        most = min(most, options.memory_limit)
+        if slot_bytes > options.memory_limit:
+            raise _no_room(options, slot_bytes)
+    staging = StagingPlan(
+        reason="ranks pass them round on their devices",
+        slot_bytes=slot_bytes,
+        slots=max(most // slot_bytes, 1),
+        cast=None,
+        limited_by="device_memory_limit",
+        most_ahead_bytes=None if keeps else _MOST_AHEAD_BYTES,
+    )
+    limit = options.device_memory_limit
+    check_largest(plan.checkpoint, [info for op in plan.ops for info in op.tensors], limit, 0, staging, None)
+    return replace(plan, memory_limit=limit, staging=staging)
+
+
+def lease_landed(plan: ReadPlan, limit: int | None, cast: Dtype | None, parts: Mapping[str, Piece] | None) -> ReadPlan:
+    """A plan whose ops are received whole, each into memory that goes back once its tensors have memory of their own.
+
+    An op's lease is what its tensors take in the end, where that is more than its bytes.
+
+    Args:
+        plan: of what is received.
+        limit: of what is received and what the caller holds, together, in bytes.
+        cast: the type that floating-point tensors are wanted in.
+        parts: what of each tensor is wanted; None is all.
+
+    Raises:
+        MemoryLimitError: a tensor is larger than the limit.
+    """
+    wanted = [[part.info for info in op.tensors if (part := find_part(info, parts)) is not None] for op in plan.ops]
+    check_largest(plan.checkpoint, [info for infos in wanted for info in infos], limit, 0, plan.staging, cast)
+    ops: list[ReadOp] = []
+    for op, infos in zip(plan.ops, wanted, strict=True):
+        landed = sum(place.nbytes for place in place_tensors(infos, cast))
+        lease = max(op.nbytes, landed if limit is None else min(landed, limit))
+        ops.append(replace(op, copies=False, realigns=False, landing_bytes=lease))
+    return replace(plan, ops=tuple(ops), memory_limit=limit)
+
+
+def lease_received(plan: ReadPlan) -> ReadPlan:
+    """The same where tensors come to stand in memory that the plan's limit is not about."""
+    return replace(plan, ops=tuple(replace(op, copies=False, realigns=False) for op in plan.ops))
 
 
 def first_slot_bytes(options: Options) -> int:
@@ -170,12 +235,16 @@ def _size_ring(options: Options, concurrency: int, scratch_bytes: int, *, on_dev
     chunk_bytes = max(min(chunk_bytes, _whole_pages(most // _FEWEST_SLOTS - _SPARE_BYTES)), _SMALLEST_CHUNK_BYTES)
     slot_bytes = chunk_bytes + _SPARE_BYTES
     if on_device and limit is not None and slot_bytes > limit:
-        beside = f", beside {scratch_bytes:,} for what is read along with columns" if scratch_bytes else ""
-        raise MemoryLimitError(
-            f"memory_limit={options.memory_limit:,} has no room for a slot of the ring that tensors pass through, "
-            f"{slot_bytes:,} bytes{beside}: raise the limit"
-        )
+        raise _no_room(options, slot_bytes, scratch_bytes)
     return chunk_bytes, max(most // slot_bytes, 1)
+
+
+def _no_room(options: Options, slot_bytes: int, scratch_bytes: int = 0) -> MemoryLimitError:
+    beside = f", beside {scratch_bytes:,} for what is read along with columns" if scratch_bytes else ""
+    return MemoryLimitError(
+        f"memory_limit={options.memory_limit:,} has no room for a slot of the ring that tensors pass through, "
+        f"{slot_bytes:,} bytes{beside}: raise the limit"
+    )
 
 
 def _whole_pages(length: int) -> int:

@@ -4,6 +4,7 @@ join      who takes part, and on what terms?                         meeting, jo
 agree     one rank looks at the checkpoint, all plan the same        agreement, planning/partition
 read      each rank its pieces, by an engine of its own              reading/
 pass on   piece after piece, by broadcast from its owner             rounds (decides), engine (runs)
-land      to another device or type, or a rank's part alone            landing
+          in host memory by Gloo, or from GPU to GPU by NCCL         passage, team; on_device, device_group
+land      to another device or type, or a rank's part alone          landing
 watch     one end for all: a failure, a rank that leaves or dies     watch, notices
 """

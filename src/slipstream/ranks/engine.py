@@ -18,11 +18,13 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
-from slipstream.errors import ReadError
+from slipstream.errors import DeviceError, ReadError
 from slipstream.options import Options
 from slipstream.planning.partition import choose_piece_bytes, own_reads, partition_reads, share_concurrency
 from slipstream.ranks.landing import Lander
+from slipstream.ranks.passage import HostPassage, MakePassage
 from slipstream.ranks.rounds import Rounds, Turn
 from slipstream.ranks.team import Passing, Team, hold_for_ever
 from slipstream.ranks.threads import make_thread
@@ -33,6 +35,9 @@ from slipstream.reading.ring import RingStatistics
 from slipstream.reading.schedule import Schedule
 from slipstream.sources.registry import Sources
 from slipstream.types import ReadPlan
+
+if TYPE_CHECKING:
+    from slipstream.ranks.passage import Memory
 
 # How long `close` waits for broadcasts that other ranks have begun. They end as soon as the slowest rank takes part,
 # and need nobody who waits; but a process that ends at once would break them.
@@ -101,6 +106,7 @@ class RankEngine:
         team: Team,
         *,
         lander: Lander | None = None,
+        make_passage: MakePassage = HostPassage,
         populate: bool = False,
     ) -> None:
         """Takes the sources over, and closes them in the end.
@@ -108,18 +114,26 @@ class RankEngine:
         Args:
             plan: of the whole load, with the same ops on every rank.
             team: the ranks.
-            lander: brings tensors to where they are wanted, if that is not the host memory that they are received into.
+            lander: brings tensors to where they are wanted, if that is not the memory that they are received into.
+            make_passage: makes the memory that they are received into.
             populate: see Engine.
         """
         pieces = partition_reads(plan.ops, team.size, piece_bytes=choose_piece_bytes(plan.nbytes, team.size))
-        self._rounds = Rounds(plan, pieces, team.rank, options.memory_wait_s, count_held=options.count_held)
+        self._rounds = Rounds(
+            plan,
+            pieces,
+            team.rank,
+            options.memory_wait_s,
+            count_held=options.count_held,
+            make_passage=make_passage,
+        )
         self._team = team
         self._lander = lander
         self.ranks = team.size
-        self.plan = replace(plan, ops=own_reads(plan.ops, pieces, team.rank), memory_limit=None)
+        self.plan = replace(plan, ops=own_reads(plan.ops, pieces, team.rank), memory_limit=None, staging=None)
         if options.concurrency == "auto":
             self.plan = share_concurrency(self.plan, team.neighbours)
-        populate = populate and plan.memory_limit is None
+        populate = populate and plan.memory_limit is None and plan.staging is None
         self._engine = Engine(self.plan, options, sources, populate=populate, places=self._rounds)
         self.schedule = SharedDeliveries(self._rounds, self._engine.schedule, lander)
         self._passing: SimpleQueue[tuple[Turn, Passing] | None] = SimpleQueue()  # under way, in order; None ends it
@@ -148,8 +162,8 @@ class RankEngine:
         return self._rounds.ledger.peak_bytes
 
     def ring_statistics(self) -> RingStatistics | None:
-        """See Engine. There is no ring: what is received stands in memory of its own already."""
-        return None
+        """See Engine. Of the slots that bytes go to a device through, where they do."""
+        return self._rounds.passage.statistics()
 
     @property
     def received_bytes(self) -> int:
@@ -225,14 +239,16 @@ class RankEngine:
 
     def _broadcast(self, turn: Turn) -> None:
         """Takes part in the broadcast of a piece, also where its bytes are of no use here: the others wait for it."""
-        memory = None
+        memory: Memory | None = None
         try:
             memory = self._rounds.find_memory(turn)
+        except DeviceError as error:
+            self._rounds.fail(error)
         except OSError as error:
             self._rounds.fail(self._explain(error, turn))
         if memory is None:
             turn = turn._replace(target=None)
-            memory = memoryview(bytearray(turn.piece.nbytes))
+            memory = self._rounds.passage.find_spare(turn.piece.nbytes)
         self._passing.put((turn, self._team.broadcast(memory, turn.piece.owner)))
 
     def _explain(self, error: OSError, turn: Turn) -> ReadError:

@@ -9,6 +9,7 @@ import atexit
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch.distributed as dist
@@ -16,10 +17,13 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from slipstream.errors import RankError, UsageError
 from slipstream.ranks.board import Board
-from slipstream.ranks.meeting import LONGEST_MEETING_S, Member, Terms, meet
-from slipstream.ranks.team import Backend, Team, connect, hold_for_ever
+from slipstream.ranks.meeting import LONGEST_MEETING_S, Asked, Member, meet
+from slipstream.ranks.team import Group, Team, connect
 from slipstream.ranks.threads import join_threads
 from slipstream.ranks.watch import Watch
+
+if TYPE_CHECKING:
+    from slipstream.delivery.accelerator import Accelerator
 
 _LONGEST_GOODBYE_S = 5.0
 
@@ -29,13 +33,13 @@ class _Acquaintance:
     """What is kept of a process group between loads.
 
     Attributes:
-        groups: those made for broadcasts, by the ranks in them.
+        groups: those made for broadcasts, by the ranks in them, and this one's device.
         watch: of the last load.
         boards: of the last load, with this rank's place at each.
         broken: why there can be no further one.
     """
 
-    groups: dict[tuple[int, ...], Backend] = field(default_factory=dict)
+    groups: dict[tuple[tuple[int, ...], str], Group] = field(default_factory=dict)
     watch: Watch | None = None
     boards: list[tuple[Board, int]] = field(default_factory=list)
     broken: str = ""
@@ -65,13 +69,9 @@ class _Acquaintance:
         """Notes that the last load has ended; not `clean` is one with broadcasts that may never end."""
         if not clean:
             self.broken = "a rank of an earlier load died or was cut off, and what was under way may never end"
-            self.hold()
+            for group in self.groups.values():
+                group.give_up()
         _under_way.pop(id(self), None)
-
-    def hold(self) -> None:
-        """Keeps the groups for broadcasts from ever being destroyed."""
-        for group in self.groups.values():
-            hold_for_ever(group)
 
 
 _acquaintances: WeakKeyDictionary[dist.ProcessGroup, _Acquaintance] = WeakKeyDictionary()
@@ -90,14 +90,14 @@ def _end_all() -> None:
     join_threads(_LONGEST_GOODBYE_S)
 
 
-def join_team(distributed: object, find_terms: Callable[[], Terms]) -> Team | None:
+def join_team(distributed: object, find_asked: Callable[[], Asked]) -> Team | None:
     """Meets the other ranks of a process group; None where this one loads alone.
 
     Every rank of the group calls it for every load, in the same order.
 
     Args:
         distributed: a process group, or True for the default one.
-        find_terms: looks at the caller's arguments. What it raises ends the load of every rank.
+        find_asked: looks at the caller's arguments. What it raises ends the load of every rank.
 
     Raises:
         UsageError: there is no such group, a load of it is under way, or the ranks were not asked for the same.
@@ -105,7 +105,7 @@ def join_team(distributed: object, find_terms: Callable[[], Terms]) -> Team | No
     """
     group = _find_group(distributed)
     if group.size() == 1:
-        find_terms()
+        find_asked()
         return None
     known = _acquaintances.setdefault(group, _Acquaintance())
     ranks = dist.get_process_group_ranks(group)
@@ -114,11 +114,11 @@ def join_team(distributed: object, find_terms: Callable[[], Terms]) -> Team | No
     board = Board(store)
     own = group.rank()
 
-    def find_checked() -> Terms:
+    def find_checked() -> Asked:
         known.check_free()
-        return find_terms()
+        return find_asked()
 
-    members = meet(board, ranks, own, find_checked)
+    asked, members = meet(board, ranks, own, find_checked)
     sharing = [member for member in members if member.shares_with(members[own])]
     sharing.sort(key=lambda member: member.rank)
     boards = [(board, own)]
@@ -127,25 +127,41 @@ def join_team(distributed: object, find_terms: Callable[[], Terms]) -> Team | No
         board = Board(store)
         boards.append((board, sharing.index(members[own])))
     known.turn_to(boards)
-    return _make_team(known, board, store, sharing, members[own]) if len(sharing) > 1 else None
+    return _make_team(known, board, store, sharing, members[own], asked.accelerator) if len(sharing) > 1 else None
 
 
-def _make_team(known: _Acquaintance, board: Board, store: Store, members: Sequence[Member], own: Member) -> Team:
+def _make_team(
+    known: _Acquaintance,
+    board: Board,
+    store: Store,
+    members: Sequence[Member],
+    own: Member,
+    accelerator: Accelerator | None,
+) -> Team:
     """Begins to watch those who share, and connects them."""
     rank = members.index(own)
     ranks = tuple(member.rank for member in members)
     watch = known.watch = Watch(board, rank, ranks, [member.place for member in members])
     _under_way[id(known)] = known
     watch.start(known.end_load)
+    key = ranks, own.device
     try:
-        if ranks not in known.groups:
-            known.groups[ranks] = connect(PrefixStore("connect", store), rank, len(ranks))
+        if key not in known.groups:
+            known.groups[key] = _connect(PrefixStore("connect", store), rank, len(ranks), accelerator)
     except BaseException as error:
         known.broken = "its ranks could not be connected"
         watch.fail(error)
         raise
     neighbours = sum(member.host == own.host for member in members)
-    return Team(known.groups[ranks], rank, ranks, board, watch, neighbours=neighbours)
+    return Team(known.groups[key], rank, ranks, board, watch, neighbours=neighbours, accelerator=accelerator)
+
+
+def _connect(store: Store, rank: int, size: int, accelerator: Accelerator | None) -> Group:
+    if accelerator is None:
+        return connect(store, rank, size)
+    from slipstream.ranks.device_group import connect_devices  # here, because few loads need it
+
+    return connect_devices(store, rank, size, accelerator)
 
 
 def _find_group(distributed: object) -> dist.ProcessGroup:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy
 
-from slipstream.planning.divide import Piece
+from slipstream.planning.divide import Piece, find_part
 from slipstream.planning.landing import place_tensors
 from slipstream.planning.shard import Shard, shard_tensors
 from slipstream.reading.base import Copier, Landing
@@ -16,8 +16,25 @@ from slipstream.reading.in_flight import OpInFlight
 from slipstream.types import Dtype, ReadOp, ReadPlan, Strips
 
 
-class Lander:
-    """Lands whole ops, tensor by tensor, by a Copier. For the caller's thread.
+class Lander(Protocol):
+    """Brings whole ops to where they are wanted. For the caller's thread."""
+
+    def land(self, target: OpInFlight, ledger: Ledger) -> None:
+        """Puts a whole op's tensors where they are wanted, in place of what was received.
+
+        Raises:
+            DeviceError: the device has no memory left, or failed.
+            OSError: the host has no memory.
+        """
+        ...
+
+    def notes(self) -> Sequence[str]:
+        """What was refused, and what was done instead."""
+        ...
+
+
+class HostLander:
+    """A Lander of what was received in host memory: tensor by tensor, by a Copier.
 
     What comes to stand on the host counts against the same limit as the memory that was received into, which goes back
     at once. For a moment there is an op too much.
@@ -39,25 +56,16 @@ class Lander:
         self._on_host = on_host
 
     def land(self, target: OpInFlight, ledger: Ledger) -> None:
-        """Puts a whole op's tensors where they are wanted, in place of its region.
-
-        Raises:
-            DeviceError: the device has no memory left, or failed.
-            OSError: the host has no memory.
-        """
+        """See Lander."""
         region = target.region
         assert region is not None, "an op that is whole has memory"
         end_lease = ledger.end_lease if self._on_host else _forget
+        wanted = find_wanted(target.op, self._parts)
+        if self._on_host:
+            count_landed(target.op, wanted, self._cast, ledger)
         landings: list[Landing] = []
         copies = []  # each with what it copies from, which lives until it is over
-        for info in target.op.tensors:
-            part = Piece(info, None) if self._parts is None else self._parts.get(info.name)
-            if part is None:
-                continue
-            info, strips = part
-            if self._on_host:
-                (place,) = place_tensors((info,), self._cast)
-                ledger.add(place.nbytes)
+        for info, strips in wanted:
             landing = self._copier.land(ReadOp(target.op.blob, info.start, info.end, (info,)), end_lease)
             landings.append(landing)
             if info.nbytes:
@@ -65,14 +73,25 @@ class Lander:
                 copies.append((landing.copy(source, info.start, info.end), source))
         for event, _ in copies:
             event.wait()  # only then may the memory that was received into go
-        target.landing, target.region = _Landed(landings), None
+        target.landing, target.region = Landed(landings), None
 
-    def notes(self) -> tuple[str, ...]:
-        """What was refused, and what was done instead."""
-        return tuple(self._copier.notes())
+    def notes(self) -> Sequence[str]:
+        """See Lander."""
+        return self._copier.notes()
 
 
-class _Landed:
+def find_wanted(op: ReadOp, parts: Mapping[str, Piece] | None) -> list[Piece]:
+    """What is wanted of an op: of each tensor all or its part, and nothing of those that have none."""
+    return [part for info in op.tensors if (part := find_part(info, parts)) is not None]
+
+
+def count_landed(op: ReadOp, wanted: Sequence[Piece], cast: Dtype | None, ledger: Ledger) -> None:
+    """Counts what an op's tensors are about to take, in place of what was leased for it beyond its bytes."""
+    landed = sum(place.nbytes for info, _ in wanted for place in place_tensors((info,), cast))
+    ledger.exchange(op.lease_bytes - op.nbytes, landed)
+
+
+class Landed:
     """The tensors of an op, each landed by itself. A Landing whose copies are over."""
 
     def __init__(self, landings: Sequence[Landing]) -> None:

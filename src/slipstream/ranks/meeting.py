@@ -8,12 +8,16 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from slipstream.errors import RankError, UsageError
 from slipstream.options import Options
 from slipstream.ranks.board import Board
 from slipstream.ranks.notices import note_failure, read_notice
 from slipstream.reading.readers import warn
+
+if TYPE_CHECKING:
+    from slipstream.delivery.accelerator import Accelerator
 
 # As long as torch.distributed itself waits by default: ranks may have much else to do before they load.
 LONGEST_MEETING_S = 1800.0
@@ -26,13 +30,27 @@ class Terms:
     """What a rank was asked for, as far as all must be asked for the same.
 
     Attributes:
-        chunk_bytes, memory_limit, count_held, share_across: see Options.
+        chunk_bytes, memory_limit, device_memory_limit, count_held, share_across, share_through: see Options.
     """
 
     chunk_bytes: int
     memory_limit: int | None
+    device_memory_limit: int | None
     count_held: bool
     share_across: str
+    share_through: str
+
+
+class Asked(NamedTuple):
+    """What a rank was asked for.
+
+    Attributes:
+        terms: as far as all must be asked for the same.
+        accelerator: its device, where bytes are passed round on devices.
+    """
+
+    terms: Terms
+    accelerator: Accelerator | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +62,14 @@ class Member:
         host: where it runs.
         process: its id there.
         terms: what it was asked for.
+        device: tells its device from all others of its host, where bytes are passed round on devices; else "".
     """
 
     rank: int
     host: str
     process: int
     terms: Terms
+    device: str = ""
 
     @property
     def place(self) -> str:
@@ -67,47 +87,62 @@ def make_terms(options: Options) -> Terms:
     Raises:
         UsageError: what it has been asked for cannot be shared.
     """
-    if options.staging is True or options.device_memory_limit is not None:
+    on_host = options.share_through == "host"
+    if options.staging is True or (options.device_memory_limit is not None and on_host):
         asked = "staging=True" if options.staging is True else "device_memory_limit"
         raise UsageError(
             f"{asked} and distributed= exclude one another: what ranks share is passed round in host memory, without a "
             "ring, and memory_limit bounds it; leave one of them out"
         )
-    return Terms(options.chunk_bytes, options.memory_limit, options.count_held, options.share_across)
+    return Terms(
+        options.chunk_bytes,
+        options.memory_limit,
+        options.device_memory_limit,
+        options.count_held,
+        options.share_across,
+        options.share_through,
+    )
 
 
-def meet(board: Board, ranks: Sequence[int], own: int, find_terms: Callable[[], Terms]) -> list[Member]:
+def meet(board: Board, ranks: Sequence[int], own: int, find_asked: Callable[[], Asked]) -> tuple[Asked, list[Member]]:
     """Introduces this rank, and waits for all others.
 
     Args:
         board: of the load.
         ranks: the global ranks of the group.
         own: the place of this one among them.
-        find_terms: looks at the caller's arguments. What it raises is raised on every rank.
+        find_asked: looks at the caller's arguments. What it raises is raised on every rank.
+
+    Returns:
+        What this rank was asked for, and all ranks.
 
     Raises:
-        UsageError: the ranks were not asked for the same.
+        UsageError: the ranks were not asked for the same, or two of them have one device.
         RankError: one did not come.
     """
-    _say_hello(board, own, ranks[own], find_terms)
+    asked = _say_hello(board, own, ranks[own], find_asked)
     _wait_all(board, ranks)
     hellos = [json.loads(board.see("hello", number) or "{}") for number in range(len(ranks))]
     for hello in hellos:
         if "failure" in hello:
             raise read_notice(hello["failure"]).to_error()
     members = [
-        Member(rank, hello["host"], hello["process"], Terms(**hello["terms"]))
+        Member(rank, hello["host"], hello["process"], Terms(**hello["terms"]), hello["device"])
         for rank, hello in zip(ranks, hellos, strict=True)
     ]
     _check_terms(members)
-    return members
+    _check_devices(members)
+    return asked, members
 
 
-def _say_hello(board: Board, own: int, rank: int, find_terms: Callable[[], Terms]) -> None:
+def _say_hello(board: Board, own: int, rank: int, find_asked: Callable[[], Asked]) -> Asked:
     """Says who this rank is, and what it was asked for or why that cannot be; which it raises, too."""
     hello: dict[str, object] = {"host": socket.gethostname(), "process": os.getpid()}
     try:
-        hello["terms"] = asdict(find_terms())
+        asked = find_asked()
+        hello["terms"] = asdict(asked.terms)
+        hello["device"] = "" if asked.accelerator is None else asked.accelerator.identity
+        return asked
     except BaseException as error:
         hello["failure"] = note_failure(rank, error).to_json()
         raise
@@ -153,3 +188,15 @@ def _check_terms(members: Sequence[Member]) -> None:
                     f"rank {member.rank} was asked for {name}={value!r} and rank {members[0].rank} for "
                     f"{first[name]!r}: ranks that share a load need the same"
                 )
+
+
+def _check_devices(members: Sequence[Member]) -> None:
+    """Raises where two ranks of one host have the same device: NCCL would refuse that, in words of its own."""
+    owners: dict[tuple[str, str], int] = {}
+    for member in members:
+        owner = owners.setdefault((member.host, member.device), member.rank)
+        if member.device and owner != member.rank:
+            raise UsageError(
+                f'ranks {owner} and {member.rank} have the same GPU, and share_through="device" needs one for each: '
+                'call torch.cuda.set_device(LOCAL_RANK) before the load, give each a device=, or share through "host"'
+            )

@@ -19,19 +19,21 @@ from __future__ import annotations
 import gc
 from collections.abc import Sequence
 from enum import Enum
-from functools import partial
 from threading import Condition, RLock, get_ident
 from time import monotonic
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from slipstream.errors import MemoryLimitError, SlipstreamError
 from slipstream.planning.partition import Piece
-from slipstream.reading.buffers import EndLease, Ledger, MapOp, Region, make_region, map_region
-from slipstream.reading.engine import MOST_MAPPINGS
+from slipstream.ranks.passage import HostPassage, MakePassage
+from slipstream.reading.buffers import Ledger, MapOp, Region
 from slipstream.reading.in_flight import OpInFlight
 from slipstream.reading.schedule import stuck_error
 from slipstream.transport.transfer import TransferStopped
 from slipstream.types import ReadOp, ReadPlan
+
+if TYPE_CHECKING:
+    from slipstream.ranks.passage import Memory
 
 # Broadcasts under way at once: so many that the next one is there when one ends, and memory stays small.
 _MOST_UNDER_WAY = 4
@@ -63,6 +65,7 @@ class Rounds:
 
     Attributes:
         ledger: the memory of all ops, read here or received.
+        passage: that memory.
         failure: this rank's error, if it has failed.
         breakage: what the first broadcast that failed said.
         landed_at: when the last piece landed, by the monotonic clock.
@@ -71,7 +74,14 @@ class Rounds:
     """
 
     def __init__(
-        self, plan: ReadPlan, pieces: Sequence[Piece], rank: int, memory_wait_s: float, *, count_held: bool = True
+        self,
+        plan: ReadPlan,
+        pieces: Sequence[Piece],
+        rank: int,
+        memory_wait_s: float,
+        *,
+        count_held: bool = True,
+        make_passage: MakePassage = HostPassage,
     ) -> None:
         self._plan = plan
         self._pieces = pieces
@@ -79,13 +89,18 @@ class Rounds:
         self._memory_wait_s = memory_wait_s
         self._changed = Condition(RLock())
         self.ledger = Ledger(self._changed, plan.memory_limit, count_held=count_held)
-        self._on_heap = len(plan.ops) > MOST_MAPPINGS
+        self.passage = make_passage(plan, self.ledger)
         self._outstanding = [0] * len(plan.ops)  # how many pieces of each op have not landed
         self._own: dict[tuple[str, int], Piece] = {}  # this rank's, by the first name of their op and their start
+        self._own_places: dict[int, int] = {}  # the how manieth of this rank's each of them is, by its number
         for piece in pieces:
             self._outstanding[piece.op] += 1
             if piece.owner == rank:
+                self._own_places[piece.number] = len(self._own)
                 self._own[plan.ops[piece.op].tensors[0].name, piece.start] = piece
+        self._own_ended = 0  # how many of this rank's were passed round
+        self._most_ahead_bytes = plan.staging.most_ahead_bytes if plan.staging else None
+        self._ahead_bytes = 0  # leased, and not yet delivered
         self._targets: dict[int, OpInFlight] = {}  # leased and not delivered, by position in the plan
         self._leased = 0  # how many ops
         self._delivered = 0  # how many ops
@@ -98,6 +113,7 @@ class Rounds:
         self._end = len(pieces)  # how many pieces are begun in all
         self._counts: Sequence[int] | None = None  # how many each rank had begun when it froze
         self._open = self._frozen = self._stopped = self._broken = self._abandoned = False
+        self._has_room = False  # for this rank to read on, of which the readers were not told
         self._foreign_error: SlipstreamError | None = None
         self._waiting_thread: int | None = None
         self._stuck_since: float | None = None  # the caller holds all memory, and nothing can move
@@ -109,17 +125,21 @@ class Rounds:
         self._lease_more()
 
     def admit(self, op: ReadOp) -> bool:
-        """See Places: whether the memory of the op that this one is part of is leased."""
+        """See Places: whether the memory of the op that this one is part of is leased, and there is room to read it."""
         with self._changed:
-            return self._find_own(op).op < self._leased
+            piece = self._find_own(op)
+            most = self.passage.most_own
+            is_next = most is None or self._own_places[piece.number] < self._own_ended + most
+            return is_next and piece.op < self._leased
 
     def place(self, op: ReadOp, map_op: MapOp) -> Region:
-        """See Places: the memory of the whole op that this one is, or is part of."""
+        """See Places: memory for a piece of this rank's."""
         with self._changed:
-            target = self._targets.get(self._find_own(op).op)
+            piece = self._find_own(op)
+            target = self._targets.get(piece.op)
         if target is None:
             raise TransferStopped
-        return self._make_region(target, map_op if (op.start, op.end) == (target.op.start, target.op.end) else _map)
+        return self.passage.place(target, piece, map_op)
 
     def note_read(self, op: ReadOp) -> None:
         """Notes that a piece of this rank's stands in memory."""
@@ -143,27 +163,30 @@ class Rounds:
     def take_step(self) -> Turn | Literal["room", "done", "wait"]:
         """What can be done now: pass a piece round, or tell the readers that ops were given memory."""
         with self._changed:
-            if self._lease_more():
+            if self._lease_more() or self._has_room:
+                self._has_room = False
                 return "room"
             if self._abandoned or self._begun == self._end:
                 return "done"
             return self._take_turn() or "wait"
 
-    def find_memory(self, turn: Turn) -> memoryview | None:
+    def find_memory(self, turn: Turn) -> Memory | None:
         """The memory of a piece; None where its bytes are of no use.
 
         Raises:
-            OSError: there is none left.
+            OSError, DeviceError: there is none left.
         """
-        if turn.target is None:
-            return None
-        return self._make_region(turn.target, _map).slice(turn.piece.start, turn.piece.end)
+        return None if turn.target is None else self.passage.find(turn.target, turn.piece)
 
     def note_ended(self, turn: Turn, error: BaseException | None) -> None:
         """Notes that a piece was passed round, or that this failed."""
         piece = turn.piece
+        self.passage.end(piece)
         with self._changed:
             self._under_way -= 1
+            if piece.owner == self._rank:
+                self._own_ended += 1
+                self._has_room = self.passage.most_own is not None
             if error is not None:
                 self.breakage = self.breakage or str(error).partition("\n")[0]
                 self._broken = self._frozen = True
@@ -320,11 +343,17 @@ class Rounds:
         before = self._leased
         while not self._is_halted and self._leased < len(self._plan.ops):
             op = self._plan.ops[self._leased]
-            if not self.ledger.try_lease(op.lease_bytes):
+            if self._is_too_far_ahead(op) or not self.ledger.try_lease(op.lease_bytes):
                 break
             self._targets[self._leased] = OpInFlight(op)
             self._leased += 1
+            self._ahead_bytes += op.lease_bytes
         return self._leased > before
+
+    def _is_too_far_ahead(self, op: ReadOp) -> bool:
+        """Whether so much was leased and not yet delivered that the next op has to wait for the caller."""
+        most = self._most_ahead_bytes
+        return most is not None and self._ahead_bytes > 0 and self._ahead_bytes + op.lease_bytes > most
 
     def _take_turn(self) -> Turn | None:
         if not self._open or self._frozen or self._under_way >= _MOST_UNDER_WAY:
@@ -356,11 +385,13 @@ class Rounds:
         target = self._targets.get(self._delivered)
         if target is None or self._outstanding[self._delivered]:
             return None
-        if target.region is None:  # an op without bytes has no piece that would have made it
-            self._make_region(target, _map)
+        self.passage.finish(target)
         del self._targets[self._delivered]
         self._delivered += 1
         self._stuck_since = None
+        self._ahead_bytes -= target.op.lease_bytes
+        if self._most_ahead_bytes is not None:
+            self._changed.notify_all()  # the courier may lease more
         self.ledger.hand_over(target.op.lease_bytes)
         return target
 
@@ -394,16 +425,3 @@ class Rounds:
         self._frozen = self._frozen or self._counts is None
         self._targets.clear()
         self._changed.notify_all()
-
-    def _make_region(self, target: OpInFlight, map_op: MapOp) -> Region:
-        """The op's memory, made by whoever needs it first."""
-        with target.making:
-            if target.region is None:
-                end_lease = partial(self.ledger.end_lease, target.op.nbytes)
-                target.region = make_region(target.op, map_op, end_lease, on_heap=self._on_heap or not target.op.nbytes)
-            return target.region
-
-
-def _map(op: ReadOp, end_lease: EndLease) -> Region:
-    """Memory of our own: a mapping of the file would have to be read before other ranks' bytes could go into it."""
-    return map_region(op.start, op.end, None, end_lease)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch.distributed.distributed_c10d import BroadcastOptions, ProcessGroupGloo, Store, Work
@@ -16,22 +16,18 @@ from slipstream.errors import RankError
 from slipstream.ranks.board import Board
 from slipstream.ranks.watch import Watch
 
+if TYPE_CHECKING:
+    from slipstream.delivery.accelerator import Accelerator
+    from slipstream.ranks.passage import Memory
+
 # All ranks are there when they connect; one that dies at that very moment is waited for this long.
-_CONNECT_TIMEOUT = timedelta(seconds=120)
+CONNECT_TIMEOUT = timedelta(seconds=120)
 # A broadcast waits for the slowest rank, whose caller may pause for hours: that is no fault. Ranks that die or leave
 # are noticed otherwise (watch.py).
-_BROADCAST_TIMEOUT = timedelta(days=7)
+BROADCAST_TIMEOUT = timedelta(days=7)
 # The backend's thread lets go of a broadcast within microseconds of saying that it has ended.
 _LONGEST_PARTING_S = 5.0
 _LOOK = timedelta(milliseconds=50)  # how often a thread that waits for a broadcast looks whether it should still
-
-
-class Backend(Protocol):
-    """What passes bytes round: a backend of torch.distributed."""
-
-    def broadcast(self, tensors: list[torch.Tensor], options: BroadcastOptions, /) -> Work:
-        """Begins a broadcast; see torch.distributed."""
-        ...
 
 
 class Passing:
@@ -50,8 +46,11 @@ class Passing:
         assert self._work is not None, "the broadcast was waited for"
         with suppress(RuntimeError):  # also after the time, which ends the wait and not the broadcast
             self._work.wait(_LOOK)
-        if not self._work.is_completed():
-            return False
+        return self._work.is_completed() and self._end()
+
+    def _end(self) -> Literal[True]:
+        """Looks how a broadcast that has ended has done so."""
+        assert self._work is not None, "the broadcast was waited for"
         try:
             self._work.wait()  # at once: only now the error is that of the broadcast
         finally:
@@ -71,6 +70,35 @@ class Passing:
             time.sleep(0)
 
 
+class Group(Protocol):
+    """What passes bytes round, between one load and the next."""
+
+    def broadcast(self, memory: Memory, owner: int) -> Passing:
+        """See Team.broadcast."""
+        ...
+
+    def give_up(self) -> None:
+        """Ends what may wait for another rank for ever, as far as that can be. The group is of no use then."""
+        ...
+
+
+class HostGroup:
+    """A Group that passes host memory round."""
+
+    def __init__(self, backend: ProcessGroupGloo) -> None:
+        self._backend: Any = backend  # torch's types lack broadcast
+
+    def broadcast(self, memory: Memory, owner: int) -> Passing:
+        """See Team.broadcast."""
+        assert isinstance(memory, memoryview), "memory of a device in a group for the host"
+        tensor = torch.frombuffer(memory, dtype=torch.uint8)
+        return Passing(self._backend.broadcast([tensor], make_broadcast(owner)), tensor)
+
+    def give_up(self) -> None:
+        """See Group. Nothing can be done but to hold what a thread of the backend may still use."""
+        hold_for_ever(self._backend)
+
+
 class Team:
     """The ranks of one load, as one of them sees it.
 
@@ -80,10 +108,19 @@ class Team:
         neighbours: how many of them run on this host, this one counted.
         board: what they tell one another.
         watch: who notices when one of them ends the load.
+        accelerator: this rank's device, where bytes are passed round on devices; None where they are on the host.
     """
 
     def __init__(
-        self, group: Backend, rank: int, ranks: Sequence[int], board: Board, watch: Watch, *, neighbours: int
+        self,
+        group: Group,
+        rank: int,
+        ranks: Sequence[int],
+        board: Board,
+        watch: Watch,
+        *,
+        neighbours: int,
+        accelerator: Accelerator | None = None,
     ) -> None:
         self._group = group
         self.rank = rank
@@ -91,13 +128,14 @@ class Team:
         self.neighbours = neighbours
         self.board = board
         self.watch = watch
+        self.accelerator = accelerator
 
     @property
     def size(self) -> int:
         """How many they are."""
         return len(self.ranks)
 
-    def broadcast(self, memory: memoryview, owner: int) -> Passing:
+    def broadcast(self, memory: Memory, owner: int) -> Passing:
         """Begins to pass bytes on: the owner's into the same number of bytes of every other rank.
 
         All ranks call it in the same order. The memory is kept until the end.
@@ -105,17 +143,26 @@ class Team:
         Raises:
             RuntimeError: the backend refuses.
         """
-        options = BroadcastOptions()
-        options.rootRank = owner
-        options.rootTensor = 0
-        options.timeout = _BROADCAST_TIMEOUT
-        options.asyncOp = True
-        tensor = torch.frombuffer(memory, dtype=torch.uint8)
-        return Passing(self._group.broadcast([tensor], options), tensor)
+        return self._group.broadcast(memory, owner)
 
 
-def connect(store: Store, rank: int, size: int) -> Backend:
-    """A group for broadcasts alone: those of the caller, in a group of his, may come at any time and in any order.
+def make_broadcast(owner: int) -> BroadcastOptions:
+    """How the broadcasts of a load are asked for."""
+    options = BroadcastOptions()
+    options.rootRank = owner
+    options.rootTensor = 0
+    options.timeout = BROADCAST_TIMEOUT
+    options.asyncOp = True
+    return options
+
+
+def connect(store: Store, rank: int, size: int) -> HostGroup:
+    """A group that passes host memory round; see connect_gloo."""
+    return HostGroup(connect_gloo(store, rank, size))
+
+
+def connect_gloo(store: Store, rank: int, size: int) -> ProcessGroupGloo:
+    """A backend for broadcasts alone: those of the caller, in a group of his, may come at any time and in any order.
 
     All ranks call it, and at the same time. It is none of those that torch.distributed keeps account of: it would name
     them by what each rank has made before, which need not be the same.
@@ -129,7 +176,7 @@ def connect(store: Store, rank: int, size: int) -> Backend:
         RankError: they cannot be connected.
     """
     try:
-        return cast(Backend, ProcessGroupGloo(store, rank, size, _CONNECT_TIMEOUT))  # torch's types lack broadcast
+        return ProcessGroupGloo(store, rank, size, CONNECT_TIMEOUT)
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
         raise RankError(

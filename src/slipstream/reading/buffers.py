@@ -184,12 +184,18 @@ class Ledger:
         self._peak = max(self._peak, self._leased)
         return True
 
-    def add(self, length: int) -> None:
-        """Takes `length` bytes of what the caller is about to hold, also beyond the limit, if what it holds counts."""
+    def exchange(self, lease: int, length: int) -> None:
+        """Puts what the caller is about to hold, if that counts, in place of a lease, be it more or less.
+
+        Args:
+            lease: bytes of it that will not be given back.
+            length: bytes that will be, when the caller has dropped them; also beyond the limit.
+        """
         if self._count_held:
             with self._condition:
-                self._leased = self.leased_bytes + length
+                self._leased = self.leased_bytes + length - lease
                 self._peak = max(self._peak, self._leased)
+                self._condition.notify_all()
 
     def hand_over(self, length: int) -> None:
         """Notes that `length` bytes are the caller's: the end of their lease, unless what it holds counts."""
