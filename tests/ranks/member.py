@@ -122,6 +122,10 @@ class Member:
         """Another load, while the stream is open."""
         slipstream.load(uri, distributed=True)
 
+    def load_alone(self, uri: str, **arguments: Any) -> dict[str, str]:
+        """By slipstream.load, for this rank."""
+        return {name: digest(tensor) for name, tensor in slipstream.load(uri, **arguments).items()}
+
     def load_all(self, uri: str, **arguments: Any) -> dict[str, str]:
         """By slipstream.load."""
         arguments["options"] = slipstream.Options(**arguments.pop("options", {}))
@@ -260,7 +264,7 @@ def digest(tensor: Any) -> str:
     """Tells two tensors apart by type, shape and bytes."""
     if isinstance(tensor, torch.Tensor):
         head = f"{tensor.dtype} {tuple(tensor.shape)}"
-        content = tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+        content = tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
     else:
         head, content = f"{tensor.dtype} {tensor.shape}", numpy.ascontiguousarray(tensor).tobytes()
     return hashlib.blake2b(
