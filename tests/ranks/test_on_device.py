@@ -171,7 +171,7 @@ def test_one_leaves(crew: Crew, model: Model) -> None:
 
 def test_a_device_without_memory(crew: Crew, model: Model) -> None:
     """A rank whose device is full ends the load of all with that, what was begun is ended, and all can load again."""
-    crew.ask(0, "fill_device", spares=5)
+    crew.ask(0, "fill_device", spares=2)
     failures = crew.ask_all("load", uri=str(model.folder), options=ON_DEVICE)
     crew.ask(0, "empty_device")
     assert {failure.error for failure in failures} == {"DeviceError"}

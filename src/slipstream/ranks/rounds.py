@@ -16,10 +16,9 @@ own included, so nothing is handed out that is still being sent. After `freeze` 
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from enum import Enum
-from threading import Condition, RLock, get_ident
+from threading import Condition, RLock
 from time import monotonic
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -28,7 +27,7 @@ from slipstream.planning.partition import Piece
 from slipstream.ranks.passage import HostPassage, MakePassage
 from slipstream.reading.buffers import Ledger, MapOp, Region
 from slipstream.reading.in_flight import OpInFlight
-from slipstream.reading.schedule import stuck_error
+from slipstream.reading.waiting import WholeOps, stuck_error
 from slipstream.transport.transfer import TransferStopped
 from slipstream.types import ReadOp, ReadPlan
 
@@ -60,8 +59,10 @@ class Turn(NamedTuple):
     target: OpInFlight | None
 
 
-class Rounds:
+class Rounds(WholeOps):
     """The state of one shared load on one rank. Thread-safe; see the module's text.
+
+    `wait_whole` gives ops in the order of the plan, and what befell another rank once all before it was delivered.
 
     Attributes:
         ledger: the memory of all ops, read here or received.
@@ -86,8 +87,8 @@ class Rounds:
         self._plan = plan
         self._pieces = pieces
         self._rank = rank
-        self._memory_wait_s = memory_wait_s
         self._changed = Condition(RLock())
+        super().__init__(self._changed, memory_wait_s)
         self.ledger = Ledger(self._changed, plan.memory_limit, count_held=count_held)
         self.passage = make_passage(plan, self.ledger)
         self._outstanding = [0] * len(plan.ops)  # how many pieces of each op have not landed
@@ -115,8 +116,6 @@ class Rounds:
         self._open = self._frozen = self._stopped = self._broken = self._abandoned = False
         self._has_room = False  # for this rank to read on, of which the readers were not told
         self._foreign_error: SlipstreamError | None = None
-        self._waiting_thread: int | None = None
-        self._stuck_since: float | None = None  # the caller holds all memory, and nothing can move
         self.failure: BaseException | None = None
         self.breakage = ""
         self.landed_at = monotonic()
@@ -211,34 +210,6 @@ class Rounds:
             self._stopped = True
             self._halt()
 
-    def wait_whole(self, timeout_s: float | None = None) -> OpInFlight | None:
-        """The next op, in the order of the plan; None when all were delivered, or after the timeout.
-
-        Raises:
-            BaseException: this rank's first error, at once; or another rank's, once what was passed round before it
-                is delivered.
-            MemoryLimitError: the caller holds all of the limit, and nothing came back in `memory_wait_s`.
-        """
-        deadline = None if timeout_s is None else monotonic() + timeout_s
-        with self._changed:
-            self._waiting_thread = get_ident()
-            try:
-                while not self._over():
-                    if (target := self._take_whole()) is not None:
-                        return target
-                    self._raise_foreign()
-                    now = monotonic()
-                    if deadline is not None and now >= deadline:
-                        return None
-                    self._look_stuck(now)
-                    ends = [] if deadline is None else [deadline]
-                    if self._stuck_since is not None:
-                        ends.append(self._stuck_since + self._memory_wait_s)
-                    self._changed.wait(max(min(ends) - now, 0.0) if ends else None)
-                return None
-            finally:
-                self._waiting_thread = None
-
     def wait_news(self, timeout_s: float) -> News | None:
         """What has happened that a watch must know of; None for nothing within the time."""
         with self._changed:
@@ -311,11 +282,6 @@ class Rounds:
         with self._changed:
             return self._delivered == len(self._plan.ops) or self._stopped or self.failure is not None
 
-    @property
-    def interrupted_here(self) -> bool:
-        """Whether this thread is inside `wait_whole`, and a signal handler is asking."""
-        return self._waiting_thread == get_ident()
-
     def _find_own(self, op: ReadOp) -> Piece:
         """The piece that one of this rank's reads is. Plain ranges may overlap, so that a place alone tells nothing."""
         return self._own[op.tensors[0].name, op.start]
@@ -382,13 +348,16 @@ class Rounds:
             self._outstanding[piece.op] -= 1
 
     def _take_whole(self) -> OpInFlight | None:
+        """See WholeOps. Raises what befell another rank, once nothing more can come."""
         target = self._targets.get(self._delivered)
         if target is None or self._outstanding[self._delivered]:
+            over = self._abandoned or (self._counts is not None and self._is_settled)
+            if over and self._foreign_error is not None:
+                raise self._foreign_error
             return None
         self.passage.finish(target)
         del self._targets[self._delivered]
         self._delivered += 1
-        self._stuck_since = None
         self._ahead_bytes -= target.op.lease_bytes
         if self._most_ahead_bytes is not None:
             self._changed.notify_all()  # the courier may lease more
@@ -400,26 +369,16 @@ class Rounds:
             raise self.failure
         return self._stopped or self._delivered == len(self._plan.ops)
 
-    def _raise_foreign(self) -> None:
-        """Raises what befell another rank, once nothing more can come."""
-        if self._foreign_error is not None and (self._abandoned or (self._counts is not None and self._is_settled)):
-            raise self._foreign_error
+    def _find_stuck(self) -> ReadOp | None:
+        if self._leased == len(self._plan.ops) or self._delivered < self._leased:
+            return None
+        op = self._plan.ops[self._leased]
+        return None if self.ledger.can_lease(op.lease_bytes) else op
 
-    def _look_stuck(self, now: float) -> None:
-        """Notes since when nothing can move because the caller holds the memory, and fails in the end."""
-        waits = self._delivered == self._leased < len(self._plan.ops)
-        if not waits or self.ledger.can_lease(self._plan.ops[self._leased].lease_bytes):
-            self._stuck_since = None
-        elif self._stuck_since is None:
-            gc.collect()  # tensors in reference cycles are dead already, but not yet found
-            self._stuck_since = now
-        elif now - self._stuck_since >= self._memory_wait_s:
-            error = self._stuck_error()
-            self.fail(error)
-            raise error
-
-    def _stuck_error(self) -> MemoryLimitError:
-        return stuck_error(self._plan.ops[self._leased], self._plan, self.ledger.leased_bytes)
+    def _give_up(self, op: ReadOp) -> MemoryLimitError:
+        error = stuck_error(op, self._plan, self.ledger.leased_bytes)
+        self.fail(error)
+        return error
 
     def _halt(self) -> None:
         self._frozen = self._frozen or self._counts is None

@@ -14,19 +14,18 @@ a third. Once a chunk is won, nobody is sent to read it.
 
 from __future__ import annotations
 
-import gc
 from collections import deque
 from collections.abc import Callable
-from threading import Condition, RLock, get_ident
+from threading import Condition, RLock
 from time import monotonic
 
 from slipstream.errors import MemoryLimitError
-from slipstream.planning.limits import word_limit
 from slipstream.reading.buffers import Ledger
 from slipstream.reading.in_flight import OpInFlight, Read
 from slipstream.reading.processors import idle_share_s
 from slipstream.reading.stragglers import Peers
 from slipstream.reading.tuning import ConcurrencyTuner
+from slipstream.reading.waiting import WholeOps, stuck_error
 from slipstream.types import ReadOp, ReadPlan, Strategy
 
 # How often an idle worker looks for a straggler, and how many do so when nothing else is left to read.
@@ -37,7 +36,7 @@ _FREE_HEDGES = 4
 _READS_PER_HEDGE = 20
 
 
-class Schedule:
+class Schedule(WholeOps):
     """The state of one load. Thread-safe; see the module's text."""
 
     def __init__(
@@ -51,11 +50,11 @@ class Schedule:
     ) -> None:
         self._plan = plan
         self._admit = admit
-        self._memory_wait_s = memory_wait_s
         self._hedge = hedge
         lock = RLock()
         self._memory = Condition(lock)  # workers wait here for a lease, or for a straggler
         self._whole_or_over = Condition(lock)  # the caller waits here
+        super().__init__(self._whole_or_over, memory_wait_s)
         self.ledger = Ledger(self._memory, plan.memory_limit, count_held=count_held)
         tunes = plan.most_concurrency > plan.concurrency
         self._tuner = (
@@ -72,8 +71,6 @@ class Schedule:
         self._undelivered = len(plan.ops)
         self._error: BaseException | None = None
         self._stopped = False
-        self._waiting_thread: int | None = None
-        self._stuck_since: float | None = None  # the caller holds all memory, and nothing can move
         self._most_ahead_bytes = plan.staging.most_ahead_bytes if plan.staging else None
         self._ahead_bytes = 0  # leased, and not yet handed out
         self.allowed = plan.concurrency
@@ -192,42 +189,6 @@ class Schedule:
         """Lets no further read begin, ends those that can be ended, and forgets what was not delivered."""
         with self._whole_or_over:
             self._halt()
-
-    def wait_whole(self, timeout_s: float | None = None) -> OpInFlight | None:
-        """The next op whose bytes are all there; None when all were delivered, or after the timeout.
-
-        Raises:
-            BaseException: the load's first error.
-            MemoryLimitError: the caller holds all of the limit, and nothing came back in `memory_wait_s`.
-        """
-        deadline = None if timeout_s is None else monotonic() + timeout_s
-        with self._whole_or_over:
-            self._waiting_thread = get_ident()
-            try:
-                while not self._over():
-                    if self._whole:
-                        self._undelivered -= 1
-                        self._stuck_since = None
-                        target = self._whole.popleft()
-                        self._count_ahead(-target.op.lease_bytes)
-                        self.ledger.hand_over(target.op.lease_bytes)
-                        return target
-                    now = monotonic()
-                    if deadline is not None and now >= deadline:
-                        return None
-                    self._look_stuck(now)
-                    ends = [] if deadline is None else [deadline]
-                    if self._stuck_since is not None:
-                        ends.append(self._stuck_since + self._memory_wait_s)
-                    self._whole_or_over.wait(max(min(ends) - now, 0.0) if ends else None)
-                return None
-            finally:
-                self._waiting_thread = None
-
-    @property
-    def interrupted_here(self) -> bool:
-        """Whether this thread is inside `wait_whole`, and a signal handler is asking."""
-        return self._waiting_thread == get_ident()
 
     @property
     def stopped(self) -> bool:
@@ -351,7 +312,6 @@ class Schedule:
         return max(choice.chunk_bytes for choice in self._plan.choices if choice is not None)
 
     def _over(self) -> bool:
-        """Whether nothing more will be delivered; raises the first error."""
         if self._error is not None:
             raise self._error
         return self._stopped or self._undelivered == 0
@@ -367,30 +327,18 @@ class Schedule:
         self._memory.notify_all()
         self._whole_or_over.notify_all()
 
-    def _look_stuck(self, now: float) -> None:
-        """Notes since when nothing can move because the caller holds the memory, and raises in the end."""
+    def _take_whole(self) -> OpInFlight | None:
+        if not self._whole:
+            return None
+        self._undelivered -= 1
+        target = self._whole.popleft()
+        self._count_ahead(-target.op.lease_bytes)
+        self.ledger.hand_over(target.op.lease_bytes)
+        return target
+
+    def _find_stuck(self) -> ReadOp | None:
         moving = self._in_flight or self._current is not None or not self._pending
-        if moving or self.ledger.can_lease(self._pending[0].op.lease_bytes):
-            self._stuck_since = None
-        elif self._stuck_since is None:
-            gc.collect()  # tensors in reference cycles are dead already, but not yet found
-            self._stuck_since = now
-        elif now - self._stuck_since >= self._memory_wait_s:
-            raise self._stuck_error()
+        return None if moving or self.ledger.can_lease(self._pending[0].op.lease_bytes) else self._pending[0].op
 
-    def _stuck_error(self) -> MemoryLimitError:
-        op = self._pending[0].op
+    def _give_up(self, op: ReadOp) -> MemoryLimitError:
         return stuck_error(op, self._plan, self.ledger.leased_bytes)
-
-
-def stuck_error(op: ReadOp, plan: ReadPlan, leased_bytes: int) -> MemoryLimitError:
-    """The error for a caller who holds so much of the limit that the next op has no room."""
-    return MemoryLimitError(
-        f"the tensors still held take {leased_bytes:,} bytes of {word_limit(plan)}, so the next "
-        f"{op.nbytes:,} bytes (from {op.tensors[0].name} on) cannot be read. Drop tensors before asking for the "
-        "next one (a loop's variable holds the last one: `del tensor` at the end of its body), raise the limit, "
-        "or leave tensors out with names=",
-        uri=plan.checkpoint.blobs[op.blob].uri,
-        offset=op.start,
-        length=op.nbytes,
-    )
