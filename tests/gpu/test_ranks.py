@@ -103,7 +103,7 @@ def test_a_group_of_one(device: str) -> None:
     if not dist.is_nccl_available():
         pytest.skip(f"PyTorch {torch.__version__} was built without NCCL")
     accelerator = open_accelerator(torch.device(device))
-    group = connect_devices(HashStore(), 0, 1, accelerator)
+    group = connect_devices(HashStore(), 0, [0], accelerator, lambda: None)
     source = torch.arange(64 << 20, dtype=torch.uint8).pin_memory()
     with accelerator.copying():
         memory = accelerator.allocate(len(source))

@@ -100,6 +100,12 @@ class Crew:
             return Failed(answer["error"], answer["text"], answer.get("rank"))
         return answer["value"]
 
+    def is_silent(self, rank: int, seconds: float) -> bool:
+        """Whether a rank gives no answer for so long."""
+        pipe = self._members[rank].stdout
+        assert pipe is not None
+        return not select.select([pipe], [], [], seconds)[0]
+
     def _end_with_stacks(self) -> str:
         """Where every thread of every rank stands. Ends the ranks, since no further test could use them."""
         for member in self._members:

@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from typing import Any, cast
 
 import numpy
@@ -30,7 +31,7 @@ from slipstream.delivery.host import HostLanding
 from slipstream.integrations.vllm import weights
 from slipstream.integrations.vllm.settings import parse_settings
 from slipstream.planning import staging
-from slipstream.ranks import meeting, watch
+from slipstream.ranks import device_group, meeting, watch
 from slipstream.ranks.engine import RankEngine
 from tests.staging.conftest import accelerate, wrap_copiers
 
@@ -184,10 +185,6 @@ class Member:
         """From now on what is copied to a device or on it comes late, and in another order."""
         wrap_copiers(self.patch)
 
-    def copy_at_once(self) -> None:
-        """Ends `copy_late`."""
-        self.patch.undo()
-
     def set_most_ahead(self, nbytes: int) -> None:
         """How much may be on a device that its caller has not taken."""
         staging._MOST_AHEAD_BYTES = nbytes
@@ -204,13 +201,32 @@ class Member:
 
         self.patch.setattr(Accelerator, "allocate", allocate)
 
-    def empty_device(self) -> None:
-        """Ends `fill_device`."""
-        self.patch.undo()
-
     def set_identity(self, name: str) -> None:
         """Lets this rank believe that its device is that one."""
-        Accelerator.identity = name  # type: ignore[assignment,method-assign]
+        self.patch.setattr(Accelerator, "identity", name)
+
+    def break_connecting(self, reason: str) -> None:
+        """From now on this rank's device cannot be connected with others."""
+
+        def fail(*arguments: object) -> object:
+            raise RuntimeError(reason)
+
+        self.patch.setattr(device_group, "_connect", fail)
+
+    def hold_goodbye(self, until: str) -> None:
+        """From now on a load that is over here is not, for the others, before there is such a file."""
+        say_goodbye = watch.Watch._say_goodbye
+
+        def hold(of: watch.Watch) -> None:
+            while not os.path.exists(until):
+                time.sleep(0.01)
+            say_goodbye(of)
+
+        self.patch.setattr(watch.Watch, "_say_goodbye", hold)
+
+    def mend(self) -> None:
+        """Undoes what was changed, but for `accelerate`."""
+        self.patch.undo()
 
     def count_kept_slots(self) -> int:
         """How much page-locked memory waits for the next load."""

@@ -58,7 +58,9 @@ class Teams:
         patched = lambda distributed, settle, device: given.team  # noqa: E731
 
         def load_one(rank: int) -> list[tuple[str, bytes]]:
-            watch = Watch(board := Board(store), rank, range(RANKS), ["here"] * RANKS)
+            watch = Watch(
+                board := Board(store), rank, range(RANKS), ["here"] * RANKS, waits_for_all=self._accelerator is not None
+            )
             watch.start(lambda clean: None)
             given.team = Team(
                 self._groups[rank],
@@ -88,7 +90,7 @@ class Teams:
         store = PrefixStore("connect", self._store)
         if self._accelerator is None:
             return connect(store, rank, RANKS)
-        return connect_devices(store, rank, RANKS, self._accelerator)
+        return connect_devices(store, rank, range(RANKS), self._accelerator, lambda: None)
 
     def _on_each(self, task: Any) -> list[Any]:
         tasks = [self._pool.submit(task, rank) for rank in range(RANKS)]

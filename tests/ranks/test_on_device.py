@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
+from threading import Condition
 from typing import Any
 
 import pytest
+import torch
 
-from slipstream import Shard
+from slipstream import Options, Shard
+from slipstream.delivery.accelerator import open_accelerator
+from slipstream.planning.partition import Piece
+from slipstream.planning.staging import receive_on_device
+from slipstream.ranks.on_device import DevicePassage
+from slipstream.reading.buffers import Ledger
+from slipstream.reading.in_flight import OpInFlight
 from tests.ranks.crew import Crew, Failed
 from tests.ranks.models import MIB, Model
 from tests.ranks.test_landing import RULES, digests
+from tests.ranks.test_rounds import make_plan
 from tests.ranks.test_sharing import check
 
 ON_DEVICE = {"share_through": "device"}
@@ -70,9 +80,10 @@ def test_casts(crew: Crew, model: Model, dtype: str) -> None:
 def test_parts(model: Model, accelerated_pair: Crew, dtype: str | None, late: bool) -> None:
     """Each rank is given its rows, columns and experts, also where the device copies late and in another order."""
     crew = accelerated_pair
-    crew.ask_all("copy_late" if late else "copy_at_once")
+    if late:
+        crew.ask_all("copy_late")
     results = crew.ask_all("load_shard", uri=str(model.folder), rules=RULES, dtype=dtype, options=ON_DEVICE)
-    crew.ask_all("copy_at_once")
+    crew.ask_all("mend")
     for rank, found in enumerate(results):
         assert found == digests(model, shard=Shard(rank, crew.size, RULES), dtype=dtype)
     assert len({json.dumps(found) for found in results}) == crew.size
@@ -173,9 +184,9 @@ def test_a_device_without_memory(crew: Crew, model: Model) -> None:
     """A rank whose device is full ends the load of all with that, what was begun is ended, and all can load again."""
     crew.ask(0, "fill_device", spares=2)
     failures = crew.ask_all("load", uri=str(model.folder), options=ON_DEVICE)
-    crew.ask(0, "empty_device")
+    crew.ask(0, "mend")
     assert {failure.error for failure in failures} == {"DeviceError"}
-    assert all("bytes left" in failure.text for failure in failures)
+    assert failures[0].text.startswith("cpu has no ")
     assert all(failure.text.startswith("rank 0 failed") for failure in failures[1:])
     check(crew.ask_all("load", uri=str(model.folder), options=ON_DEVICE), model)
 
@@ -204,6 +215,60 @@ def test_one_device_for_two(model: Model) -> None:
             assert failure.error == "UsageError"
             assert "ranks 0 and 1 have the same GPU" in failure.text
             assert "torch.cuda.set_device(LOCAL_RANK)" in failure.text
+
+
+def test_another_device(crew: Crew, model: Model) -> None:
+    """A rank may load to another device than the last time, whatever the others do."""
+    check(crew.ask_all("load", uri=str(model.folder), options=ON_DEVICE), model)
+    crew.ask(0, "set_identity", name="GPU-2")
+    check(crew.ask_all("load", uri=str(model.folder), options=ON_DEVICE), model)
+    crew.ask(0, "mend")
+    check(crew.ask_all("load", uri=str(model.folder), options=ON_DEVICE), model)
+
+
+def test_devices_that_cannot_be_connected(model: Model) -> None:
+    """A rank that fails while they are connected ends it for the others too, who would wait for it for ever."""
+    with Crew(3) as crew:
+        crew.ask_all("accelerate")
+        crew.ask(2, "break_connecting", reason="no NVLink\n at nccl.cc")
+        failures = crew.ask_all("load", uri=str(model.folder), options=ON_DEVICE)
+    assert {failure.error for failure in failures} == {"RankError"}
+    assert "cannot be connected with one another (no NVLink): NCCL_DEBUG=INFO tells more" in failures[2].text
+    assert all(failure.text.startswith("rank 2 failed") for failure in failures[:2])
+
+
+def test_it_ends_for_all_together(model: Model, tmp_path: Path) -> None:
+    """No rank is through before every rank is: what one has sent may not have come to the other yet."""
+    with Crew(2) as crew:
+        crew.ask_all("accelerate")
+        crew.ask(1, "hold_goodbye", until=str(tmp_path / "now"))
+        for rank in range(2):
+            crew.tell(rank, "load", uri=str(model.folder), options=ON_DEVICE)
+        assert crew.is_silent(0, 2.0)
+        (tmp_path / "now").touch()
+        check([crew.hear(0), crew.hear(1)], model)
+
+
+def test_a_slot_that_may_be_in_use_goes_to_nobody() -> None:
+    """Only what was copied from, and passed round, is read into again."""
+    plan = receive_on_device(make_plan([[5000, 5000]], None), Options(), MIB, keeps=True)
+    accelerator = open_accelerator(torch.device("cpu"))
+    accelerator.memory.drop()
+    ledger = Ledger(Condition(), None)
+    passage = DevicePassage(plan, ledger, accelerator=accelerator)
+    (op, *_), target = plan.ops, OpInFlight(plan.ops[0])
+    pieces = [Piece(number, 0, op.start, op.end, 0) for number in range(3)]
+    map_op: Any = None
+    for piece in pieces:
+        passage.place(target, piece, map_op)
+    passage.end(pieces[0], well=True)  # of no use to anybody, and perhaps still being read
+    passage.find(target, pieces[1])
+    passage.end(pieces[1], well=False)  # it may still be sent
+    assert accelerator.memory.kept_bytes == 0
+    passage.find(target, pieces[2])
+    passage.end(pieces[2], well=True)
+    assert accelerator.memory.kept_bytes > 0
+    accelerator.memory.drop()
 
 
 @pytest.mark.parametrize("how", [{"framework": "torch"}, {"framework": "numpy"}])

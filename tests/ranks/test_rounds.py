@@ -51,7 +51,7 @@ class FewOwn(HostPassage):
         assert self.most_own is None or len(self.own) <= self.most_own
         return super().place(target, piece, map_op)
 
-    def end(self, piece: Piece) -> None:
+    def end(self, piece: Piece, *, well: bool) -> None:
         """See Passage."""
         self.own.discard(piece.number)
 
@@ -227,6 +227,20 @@ def test_a_failure_is_told_at_once() -> None:
     with pytest.raises(OSError, match="the disk is gone"):
         failing.rounds.wait_whole(0.0)
     assert failing.rounds.wait_news(0) is News.FAILED
+
+
+def test_what_was_given_up_is_not_handed_out() -> None:
+    """A broadcast that ends well only after all was given up was aborted, whatever its group says."""
+    rank = World([[5000] * 8], 2, None).ranks[0]
+    while not rank.turns:
+        rank.read()
+        rank.begin()
+    count = rank.rounds.freeze(RankError("one has left"))
+    rank.rounds.finish_at(count, [count, count])
+    rank.rounds.abandon()
+    rank.rounds.note_ended(rank.turns[0], None)
+    with pytest.raises(RankError, match="one has left"):
+        rank.rounds.wait_whole(0.0)
 
 
 def test_a_broken_broadcast_stops_all_others() -> None:

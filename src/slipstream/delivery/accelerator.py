@@ -14,8 +14,8 @@ from __future__ import annotations
 import ctypes
 import os
 import weakref
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
 from typing import Any
 
@@ -57,9 +57,11 @@ class Accelerator:
         facts = self._module.get_device_properties(self.device)
         return str(getattr(facts, "uuid", self.device))
 
-    def copying(self) -> AbstractContextManager[Any]:
+    @contextmanager
+    def copying(self) -> Iterator[None]:
         """Inside it, what this thread asks of PyTorch for the device is enqueued in slipstream's stream."""
-        return self._module.stream(self._stream)  # type: ignore[no-any-return]
+        with being_current(self.device), self._module.stream(self._stream):
+            yield
 
     def record(self) -> Copied:
         """An event behind all that was enqueued so far. Inside `copying`."""
@@ -221,7 +223,12 @@ class AcceleratorLanding:
         return [(place.name, view_buffer(buffer, place.start, place)) for place in self._places]
 
     def wait_buffer(self) -> torch.Tensor:
-        """See OpenLanding. What was freed in this stream may be in use by what was enqueued there before."""
+        """See OpenLanding. What was freed in this stream may be in use by what was enqueued there before.
+
+        Makes the device the current one of this thread, a worker: cuFile reads in the context of that.
+        """
+        if self._accelerator.device.type == "cuda":
+            torch.cuda.set_device(self._accelerator.device)
         with self._accelerator.copying():
             event = self._accelerator.record()
         event.wait()
@@ -269,6 +276,15 @@ class AcceleratorLanding:
             target.view(torch_dtype(place)).copy_(source.view(torch_dtype(info)))
         else:
             target.copy_(source)
+
+
+def being_current(device: torch.device) -> AbstractContextManager[object]:
+    """Makes a device this thread's current one meanwhile.
+
+    A thread begins with the first device, and leaving a stream of another one sets the first again, by a call that
+    makes a context there: hundreds of megabytes of every process on the first GPU.
+    """
+    return nullcontext() if device.type == "cpu" else torch.get_device_module(device).device(device)
 
 
 def open_accelerator(device: torch.device) -> Accelerator:
@@ -323,10 +339,15 @@ def _page_lock(device: torch.device) -> tuple[Callable[[int, int], str], Callabl
     runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
 
     def lock(address: int, nbytes: int) -> str:
-        code = int(runtime.cudaHostRegister(address, nbytes, _REGISTER_PORTABLE))
+        with being_current(device):
+            code = int(runtime.cudaHostRegister(address, nbytes, _REGISTER_PORTABLE))
         return f"error {code} of cudaHostRegister" if code else ""
 
-    return lock, runtime.cudaHostUnregister
+    def unlock(address: int) -> None:
+        with being_current(device):
+            runtime.cudaHostUnregister(address)
+
+    return lock, unlock
 
 
 def explain_failure(error: RuntimeError, device: torch.device) -> DeviceError:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import Store
+from torch.distributed.distributed_c10d import Store, Work
 
-from slipstream.delivery.accelerator import Accelerator
+from slipstream.delivery.accelerator import Accelerator, being_current
 from slipstream.errors import RankError, UsageError
 from slipstream.ranks.team import (
     BROADCAST_TIMEOUT,
@@ -25,10 +29,43 @@ if TYPE_CHECKING:
 
 _LOOK_S = 0.05  # how often a thread that waits for a broadcast looks whether it should still
 _PAUSE_S = 0.0002  # between two looks whether the device is through: a piece takes as long by NVLink
+_PARTING_S = 1.0  # in which our threads see that a group was given up, twenty times as long as between two looks
+
+
+class DeviceGroup:
+    """A Group whose broadcasts begin behind what was enqueued in slipstream's stream for copies before."""
+
+    def __init__(self, backend: Any, accelerator: Accelerator) -> None:
+        self._backend = backend
+        self._accelerator = accelerator
+        self.given_up = False
+
+    def broadcast(self, memory: Memory, owner: int) -> DevicePassing:
+        """See Team.broadcast."""
+        assert isinstance(memory, torch.Tensor), "memory of the host in a group for devices"
+        with self._accelerator.copying():
+            return DevicePassing(self._backend.broadcast([memory], make_broadcast(owner)), memory, self)
+
+    def give_up(self) -> None:
+        """See Group. A device that waits for another one would do nothing else any more."""
+        self.given_up = True
+        hold_for_ever(self._backend)
+        if self._accelerator.device.type == "cuda":
+            threading.Thread(target=self._abort, name="slipstream-abort", daemon=True).start()
+
+    def _abort(self) -> None:
+        """Ends what is under way on the device, once no thread of ours asks for anything there. It may never end."""
+        time.sleep(_PARTING_S)
+        with suppress(RuntimeError):
+            self._backend.abort()
 
 
 class DevicePassing(Passing):
     """A broadcast under way on a device."""
+
+    def __init__(self, work: Work, tensor: torch.Tensor, group: DeviceGroup) -> None:
+        super().__init__(work, tensor)
+        self._group = group
 
     def wait(self) -> bool:
         """See Passing. Looks again and again: to be told, NCCL would end the group of one who waits for too long."""
@@ -38,27 +75,9 @@ class DevicePassing(Passing):
             if time.monotonic() > deadline:
                 return False
             time.sleep(_PAUSE_S)
+        if self._group.given_up:
+            raise RuntimeError("given up")  # what was aborted looks as if it had ended well
         return self._end()
-
-
-class DeviceGroup:
-    """A Group whose broadcasts begin behind what was enqueued in slipstream's stream for copies before."""
-
-    def __init__(self, backend: Any, accelerator: Accelerator) -> None:
-        self._backend = backend
-        self._accelerator = accelerator
-
-    def broadcast(self, memory: Memory, owner: int) -> DevicePassing:
-        """See Team.broadcast."""
-        assert isinstance(memory, torch.Tensor), "memory of the host in a group for devices"
-        with self._accelerator.copying():
-            return DevicePassing(self._backend.broadcast([memory], make_broadcast(owner)), memory)
-
-    def give_up(self) -> None:
-        """See Group. A device that waits for another one would do nothing else any more."""
-        if self._accelerator.device.type == "cuda":
-            self._backend.abort()
-        hold_for_ever(self._backend)
 
 
 def check_connectable(device: torch.device) -> None:
@@ -76,28 +95,71 @@ def check_connectable(device: torch.device) -> None:
         )
 
 
-def connect_devices(store: Store, rank: int, size: int, accelerator: Accelerator) -> DeviceGroup:
+def connect_devices(
+    store: Store, rank: int, ranks: Sequence[int], accelerator: Accelerator, check: Callable[[], None]
+) -> DeviceGroup:
     """A group for broadcasts alone between the ranks' devices; see connect.
 
+    NCCL waits for ever for a rank that does not come, and cannot be interrupted. So it is asked by a thread that can be
+    left alone with it.
+
     Args:
-        store, rank, size: as of connect.
+        store: as of connect.
+        rank: the place of this process among them.
+        ranks: the global rank of each.
         accelerator: this rank's device, which no other rank has.
+        check: raises what has ended the load meanwhile.
 
     Raises:
         RankError: they cannot be connected.
+        Others: as `check`.
     """
+    connect_one = partial(_connect, store, rank, ranks, accelerator)
+    attempt = _Attempt(connect_one)
+    deadline = time.monotonic() + CONNECT_TIMEOUT.total_seconds()
+    while not attempt.ended.wait(_LOOK_S):
+        check()
+        if time.monotonic() > deadline:
+            raise _not_connected(f"not within {CONNECT_TIMEOUT.total_seconds():.0f} s")
+    if attempt.error is not None:
+        raise _not_connected(str(attempt.error).partition("\n")[0]) from attempt.error
+    return DeviceGroup(attempt.found, accelerator)
+
+
+class _Attempt:
+    """A call in a thread of its own, that may take for ever."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self.ended = threading.Event()
+        self.found: Any = None
+        self.error: Exception | None = None
+        self._call = call
+        threading.Thread(target=self._run, name="slipstream-connect", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self.found = self._call()
+        except Exception as error:
+            self.error = error
+        finally:
+            self.ended.set()
+
+
+def _connect(store: Store, rank: int, ranks: Sequence[int], accelerator: Accelerator) -> Any:
     if accelerator.device.type == "cpu":
-        return DeviceGroup(connect_gloo(store, rank, size), accelerator)
+        return connect_gloo(store, rank, len(ranks))
     options = dist.ProcessGroupNCCL.Options()
-    options._timeout = CONNECT_TIMEOUT
-    try:
-        group: Any = dist.ProcessGroupNCCL(store, rank, size, options)
+    options.group_name = "slipstream"  # type: ignore[assignment]
+    options.global_ranks_in_group = list(ranks)
+    with being_current(accelerator.device):
+        group: Any = dist.ProcessGroupNCCL(store, rank, len(ranks), options)
         group.eager_connect_single_device(accelerator.device)
-        group._set_default_timeout(BROADCAST_TIMEOUT)
-    except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
-        raise RankError(
-            f"the ranks' devices cannot be connected with one another ({reason}): NCCL_DEBUG=INFO tells more; or leave "
-            'share_through at "host"'
-        ) from error
-    return DeviceGroup(group, accelerator)
+    group._set_default_timeout(BROADCAST_TIMEOUT)
+    return group
+
+
+def _not_connected(reason: str) -> RankError:
+    return RankError(
+        f"the ranks' devices cannot be connected with one another ({reason}): NCCL_DEBUG=INFO tells more; or leave "
+        'share_through at "host"'
+    )

@@ -16,6 +16,7 @@ Nothing is copied on the way: a rank reads into the memory that tensors stand in
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
@@ -47,10 +48,18 @@ _LEAVE_WAIT_S = 2.0
 class SharedDeliveries:
     """What the stream takes ops from: the rounds for the ops, this rank's own schedule for the figures of reading."""
 
-    def __init__(self, rounds: Rounds, own: Schedule, lander: Lander | None) -> None:
+    def __init__(
+        self, rounds: Rounds, own: Schedule, lander: Lander | None, wait_for_all: Callable[[], object]
+    ) -> None:
+        """
+        Args:
+            rounds, own, lander: of the load.
+            wait_for_all: called once everything was delivered here; see Watch.
+        """
         self._rounds = rounds
         self._own = own
         self._lander = lander
+        self._wait_for_all = wait_for_all
 
     def wait_whole(self, timeout_s: float | None = None) -> OpInFlight | None:
         """See Deliveries. Where tensors are wanted elsewhere, they are brought there in the caller's thread."""
@@ -61,6 +70,8 @@ class SharedDeliveries:
             except BaseException as error:
                 self._rounds.fail(error)  # so that the other ranks hear of it, and not of one that left
                 raise
+        if target is None and self._rounds.all_delivered:
+            self._wait_for_all()
         return target
 
     @property
@@ -135,7 +146,7 @@ class RankEngine:
             self.plan = share_concurrency(self.plan, team.neighbours)
         populate = populate and plan.memory_limit is None and plan.staging is None
         self._engine = Engine(self.plan, options, sources, populate=populate, places=self._rounds)
-        self.schedule = SharedDeliveries(self._rounds, self._engine.schedule, lander)
+        self.schedule = SharedDeliveries(self._rounds, self._engine.schedule, lander, team.watch.wait_for_all)
         self._passing: SimpleQueue[tuple[Turn, Passing] | None] = SimpleQueue()  # under way, in order; None ends it
         self._threads = [
             make_thread(self._pump, "pump"),

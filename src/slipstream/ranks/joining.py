@@ -33,13 +33,13 @@ class _Acquaintance:
     """What is kept of a process group between loads.
 
     Attributes:
-        groups: those made for broadcasts, by the ranks in them, and this one's device.
+        groups: those made for broadcasts, by the ranks in them, and the device of each.
         watch: of the last load.
         boards: of the last load, with this rank's place at each.
         broken: why there can be no further one.
     """
 
-    groups: dict[tuple[tuple[int, ...], str], Group] = field(default_factory=dict)
+    groups: dict[tuple[tuple[int, ...], tuple[str, ...]], Group] = field(default_factory=dict)
     watch: Watch | None = None
     boards: list[tuple[Board, int]] = field(default_factory=list)
     broken: str = ""
@@ -141,13 +141,14 @@ def _make_team(
     """Begins to watch those who share, and connects them."""
     rank = members.index(own)
     ranks = tuple(member.rank for member in members)
-    watch = known.watch = Watch(board, rank, ranks, [member.place for member in members])
+    places = [member.place for member in members]
+    watch = known.watch = Watch(board, rank, ranks, places, waits_for_all=accelerator is not None)
     _under_way[id(known)] = known
     watch.start(known.end_load)
-    key = ranks, own.device
+    key = ranks, tuple(member.device for member in members)
     try:
         if key not in known.groups:
-            known.groups[key] = _connect(PrefixStore("connect", store), rank, len(ranks), accelerator)
+            known.groups[key] = _connect(PrefixStore("connect", store), rank, ranks, accelerator, watch)
     except BaseException as error:
         known.broken = "its ranks could not be connected"
         watch.fail(error)
@@ -156,12 +157,12 @@ def _make_team(
     return Team(known.groups[key], rank, ranks, board, watch, neighbours=neighbours, accelerator=accelerator)
 
 
-def _connect(store: Store, rank: int, size: int, accelerator: Accelerator | None) -> Group:
+def _connect(store: Store, rank: int, ranks: tuple[int, ...], accelerator: Accelerator | None, watch: Watch) -> Group:
     if accelerator is None:
-        return connect(store, rank, size)
+        return connect(store, rank, len(ranks))
     from slipstream.ranks.device_group import connect_devices  # here, because few loads need it
 
-    return connect_devices(store, rank, size, accelerator)
+    return connect_devices(store, rank, ranks, accelerator, watch.check)
 
 
 def _find_group(distributed: object) -> dist.ProcessGroup:

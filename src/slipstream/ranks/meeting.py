@@ -87,12 +87,15 @@ def make_terms(options: Options) -> Terms:
     Raises:
         UsageError: what it has been asked for cannot be shared.
     """
-    on_host = options.share_through == "host"
-    if options.staging is True or (options.device_memory_limit is not None and on_host):
-        asked = "staging=True" if options.staging is True else "device_memory_limit"
+    if options.staging is True:
         raise UsageError(
-            f"{asked} and distributed= exclude one another: what ranks share is passed round in host memory, without a "
-            "ring, and memory_limit bounds it; leave one of them out"
+            "staging=True and distributed= exclude one another: what ranks share is passed round in the memory of "
+            "whole tensors, without a ring; leave one of them out"
+        )
+    if options.device_memory_limit is not None and options.share_through == "host":
+        raise UsageError(
+            'device_memory_limit and distributed= exclude one another, but with share_through="device": what ranks '
+            "share is passed round in host memory, and memory_limit bounds it; leave one of them out"
         )
     return Terms(
         options.chunk_bytes,

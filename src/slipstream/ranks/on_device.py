@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from slipstream.delivery.accelerator import Accelerator, DeviceRegion, explain_failure, view_buffer
+from slipstream.errors import DeviceError
 from slipstream.planning.divide import Piece as Part
 from slipstream.planning.landing import place_tensors
 from slipstream.planning.partition import Piece
@@ -28,7 +29,7 @@ from slipstream.reading.buffers import Ledger, MapOp, Region
 from slipstream.reading.in_flight import OpInFlight
 from slipstream.reading.memory import PAGE_BYTES
 from slipstream.reading.ring import RingStatistics, Slot
-from slipstream.types import Dtype, ReadOp, ReadPlan
+from slipstream.types import Dtype, ReadOp, ReadPlan, Strips
 
 
 class DevicePassage:
@@ -46,8 +47,9 @@ class DevicePassage:
         self._slot_bytes = plan.staging.slot_bytes
         self._ledger = ledger
         self._accelerator = accelerator
-        self._lock = Lock()  # guards the next three
+        self._lock = Lock()  # guards the next four
         self._slots: dict[int, Slot] = {}  # by the number of the piece in it
+        self._copied: set[int] = set()  # the numbers of those that were copied from their slots
         self._most_slots = 0
         self._copies = 0
         with accelerator.copying():
@@ -70,10 +72,14 @@ class DevicePassage:
             with self._accelerator.copying():
                 memory = self._receive(target).region.slice(piece.start, piece.end)
                 if slot is not None:
-                    self._copies += 1
                     skew = piece.start % PAGE_BYTES
                     source = torch.frombuffer(slot.view[skew : skew + piece.nbytes], dtype=torch.uint8)
                     memory.copy_(source, non_blocking=True)
+                    with self._lock:
+                        self._copied.add(piece.number)
+                        self._copies += 1
+        except DeviceError:
+            raise
         except RuntimeError as error:
             raise explain_failure(error, self._accelerator.device) from error
         return memory
@@ -82,11 +88,13 @@ class DevicePassage:
         """See Passage. It is one and the same, since nobody looks at it."""
         return self._spare[:nbytes]
 
-    def end(self, piece: Piece) -> None:
-        """See Passage. The slot was copied from before the broadcast began."""
+    def end(self, piece: Piece, *, well: bool) -> None:
+        """See Passage. What was copied from before a broadcast is over with it; other slots may be in use still."""
         with self._lock:
             slot = self._slots.pop(piece.number, None)
-        if slot is not None:
+            unused = well and piece.number in self._copied
+            self._copied.discard(piece.number)
+        if slot is not None and unused:
             self._accelerator.memory.keep([slot])
 
     def finish(self, target: OpInFlight) -> None:
@@ -178,12 +186,17 @@ class DeviceLander:
         (place, *others) = place_tensors(op.tensors, self._cast)
         return self._parts is None and not others and place.dtype is op.tensors[0].dtype
 
+    def _gather(self, region: DeviceRegion, strips: Strips) -> DeviceRegion:
+        try:
+            with self._accelerator.copying():
+                return region.gather(strips)
+        except RuntimeError as error:
+            raise explain_failure(error, self._accelerator.device) from error
+
     def _land_part(self, op: ReadOp, region: DeviceRegion, part: Part, ledger: Ledger) -> Any:
         info, strips = part
         whole = ReadOp(op.blob, info.start, info.end, (info,))
         landing: Any = self._copier.land(whole, ledger.end_lease)  # takes what is on its device as well
         if info.nbytes:
-            with self._accelerator.copying():
-                source = region if strips is None else region.gather(strips)
-            landing.copy(source, info.start, info.end)
+            landing.copy(region if strips is None else self._gather(region, strips), info.start, info.end)
         return landing

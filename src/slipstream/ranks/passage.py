@@ -58,8 +58,8 @@ class Passage(Protocol):
         """Memory to take part with where nobody here needs the bytes."""
         ...
 
-    def end(self, piece: Piece) -> None:
-        """Notes that nothing of a piece is under way any more."""
+    def end(self, piece: Piece, *, well: bool) -> None:
+        """Notes that a piece was passed round. If that did not end well, some of it may be under way still."""
         ...
 
     def finish(self, target: OpInFlight) -> None:
@@ -97,7 +97,7 @@ class HostPassage:
         """See Passage."""
         return memoryview(bytearray(nbytes))
 
-    def end(self, piece: Piece) -> None:
+    def end(self, piece: Piece, *, well: bool) -> None:
         """See Passage. Its memory is that of the op."""
 
     def finish(self, target: OpInFlight) -> None:

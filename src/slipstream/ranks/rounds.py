@@ -180,8 +180,10 @@ class Rounds(WholeOps):
     def note_ended(self, turn: Turn, error: BaseException | None) -> None:
         """Notes that a piece was passed round, or that this failed."""
         piece = turn.piece
-        self.passage.end(piece)
+        self.passage.end(piece, well=error is None)
         with self._changed:
+            if error is None and self._abandoned:
+                error = RuntimeError("given up")  # a group that was given up may say so of what it never ended
             self._under_way -= 1
             if piece.owner == self._rank:
                 self._own_ended += 1
@@ -277,10 +279,16 @@ class Rounds(WholeOps):
             return sum(len(op.tensors) for op in self._plan.ops[: self._delivered]), self._plan.tensor_count
 
     @property
+    def all_delivered(self) -> bool:
+        """Whether the caller was given everything."""
+        with self._changed:
+            return self._delivered == len(self._plan.ops)
+
+    @property
     def finished(self) -> bool:
         """Whether every op was delivered, or none ever will be."""
         with self._changed:
-            return self._delivered == len(self._plan.ops) or self._stopped or self.failure is not None
+            return self.all_delivered or self._stopped or self.failure is not None
 
     def _find_own(self, op: ReadOp) -> Piece:
         """The piece that one of this rank's reads is. Plain ranges may overlap, so that a place alone tells nothing."""

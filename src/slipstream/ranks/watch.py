@@ -16,6 +16,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from slipstream.errors import SlipstreamError
 from slipstream.ranks.board import Board, BoardLostError
@@ -38,18 +39,23 @@ _FAREWELL_S = 2.0
 class Watch:
     """One thread for one load, from the meeting of the ranks to the last broadcast. Its methods are for any thread."""
 
-    def __init__(self, board: Board, rank: int, ranks: Sequence[int], places: Sequence[str]) -> None:
+    def __init__(
+        self, board: Board, rank: int, ranks: Sequence[int], places: Sequence[str], *, waits_for_all: bool = False
+    ) -> None:
         """
         Args:
             board: of the load.
             rank: this process.
             ranks: the global rank of each.
             places: the host and process of each, for people.
+            waits_for_all: whether the load ends here only when it has ended everywhere: what a device has sent may
+                not have been received yet, and is gone with the process that sent it.
         """
         self._board = board
         self._rank = rank
         self._ranks = ranks
         self._places = places
+        self._waits_for_all = waits_for_all
         self._changed = threading.Condition()  # guards the next three
         self._rounds: Rounds | None = None
         self._failure: BaseException | None = None
@@ -105,6 +111,11 @@ class Watch:
         """Waits until nothing of the load is under way between the ranks any more."""
         return self._ended.wait(timeout_s)
 
+    def wait_for_all(self) -> None:
+        """Waits until the load has ended on all ranks, if it has to; see `waits_for_all`."""
+        if self._waits_for_all:
+            self._ended.wait()
+
     @property
     def is_ending(self) -> bool:
         """Whether the load is over for the caller here, so that it will be for all."""
@@ -117,13 +128,17 @@ class Watch:
             notice = self._wait_end()
             self._clean = notice is None or self._end_together(notice)
             self._say_goodbye()
+            if self._waits_for_all and self._clean:
+                self._clean = self._wait_all_out()
         except BaseException as error:
             self._end_alone(error)
             if not isinstance(error, BoardLostError):
                 raise
         finally:
-            self._on_end(self._clean)
-            self._ended.set()
+            try:
+                self._on_end(self._clean)
+            finally:
+                self._ended.set()
 
     # While the load goes on.
 
@@ -275,6 +290,16 @@ class Watch:
             self._board.post("out", self._rank)
         except BoardLostError:
             return  # whoever kept the store was over before
+
+    def _wait_all_out(self) -> bool:
+        """Waits until the load has ended everywhere; False where some rank may never get that far."""
+        self._pause_s = _FIRST_LOOK_S
+        with suppress(BoardLostError):  # whoever kept the store was over before
+            while not self._board.all_posted("out", range(len(self._ranks))):
+                if self._is_hopeless():
+                    return self._abandon()
+                time.sleep(self._grow_pause())
+        return True
 
     def _end_alone(self, error: BaseException) -> None:
         """Ends the load for this rank: nothing can be told to the others, nor heard of them."""
