@@ -530,7 +530,8 @@ class LoadStats:
 
     Attributes:
         bytes: bytes of the tensors delivered so far; neighbours that were read together count together.
-        tensors: how many were delivered, counted likewise.
+        tensors: how many were delivered, counted likewise. Of a load that is both shared and divided (`distributed=`,
+            `shard=`) both count all that the ranks share, before each takes its part.
         seconds: from the call to the last delivery (or to now, while it runs).
         first_tensor_seconds: from the call to the first delivery; None before it.
         cpu_seconds: CPU time of this whole process in that span, the caller's own work included.

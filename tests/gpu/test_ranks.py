@@ -13,9 +13,8 @@ from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from slipstream.delivery.accelerator import open_accelerator
 from slipstream.ranks.device_group import connect_devices
-from slipstream.testing.checkpoints import write_safetensors
 from tests.ranks.crew import Crew
-from tests.ranks.models import MIB, Model, make_model
+from tests.ranks.models import MIB, Model, write_model
 
 LONGEST_S = 60.0
 
@@ -23,11 +22,7 @@ LONGEST_S = 60.0
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A checkpoint with tensors of all kinds."""
-    folder = tmp_path_factory.mktemp("model")
-    made = make_model()
-    for name, shard in made.shards.items():
-        write_safetensors(folder / name, shard)
-    return made.at(folder)
+    return write_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from slipstream.testing.checkpoints import write_safetensors
 from tests.ranks.crew import Crew
-from tests.ranks.models import Model, make_model
+from tests.ranks.models import Model, write_model
 
 
 @pytest.fixture(scope="session")
@@ -35,8 +34,4 @@ def crew(request: pytest.FixtureRequest) -> Crew:
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A checkpoint on the disk: two shards of 24 MiB and 8 MiB, with tensors of all kinds."""
-    folder = tmp_path_factory.mktemp("model")
-    made = make_model()
-    for name, shard in made.shards.items():
-        write_safetensors(folder / name, shard)
-    return made.at(folder)
+    return write_model(tmp_path_factory.mktemp("model"))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
 
-from slipstream.testing.checkpoints import encode_safetensors
+from slipstream.testing.checkpoints import encode_safetensors, write_safetensors
 from slipstream.types import Dtype
 from tests.ranks.member import digest
 
@@ -33,13 +33,9 @@ class Model:
     nbytes: int
     folder: Path
 
-    def at(self, folder: Path) -> Model:
-        """The same in a folder."""
-        return replace(self, folder=folder)
 
-
-def make_model() -> Model:
-    """32 MiB: one tensor of 12 MiB that is cut into pieces, some of a few hundred kB, many small ones."""
+def write_model(folder: Path) -> Model:
+    """Makes it, in a folder that is there: 32 MiB, one tensor of 12 MiB that is cut into pieces, and many small."""
     draw = random.Random(4)
     first: dict[str, tuple[Dtype, tuple[int, ...], bytes]] = {
         "embedding": (Dtype.BF16, (6 * 1024, 1024), draw.randbytes(12 * MIB)),
@@ -57,8 +53,9 @@ def make_model() -> Model:
     second["last"] = (Dtype.F64, (0,), b"")
     shards = {"model-1.safetensors": first, "model-2.safetensors": second}
     digests: dict[str, str] = {}
-    for shard in shards.values():
+    for name, shard in shards.items():
+        write_safetensors(folder / name, shard)
         loaded = safetensors.torch.load(encode_safetensors(shard))
         digests |= {name: digest(tensor) for name, tensor in loaded.items()}
     nbytes = sum(len(data) for shard in shards.values() for _, _, data in shard.values())
-    return Model(shards, digests, nbytes, Path())
+    return Model(shards, digests, nbytes, folder)
