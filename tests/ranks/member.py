@@ -83,6 +83,22 @@ class Member:
             "copied": stats.copies,
         }
 
+    def rest_until_closed(self, seconds: float) -> None:
+        """Takes all that is left, while another thread closes the stream after so long."""
+        assert self.stream is not None
+        threading.Timer(seconds, self.stream.close).start()
+        for _ in self.stream:
+            pass
+
+    def receive_nothing(self) -> None:
+        """From now on no broadcast ends here."""
+
+        def wait(passing: device_group.DevicePassing) -> bool:
+            time.sleep(0.05)
+            return False
+
+        self.patch.setattr(device_group.DevicePassing, "wait", wait)
+
     def rest_until_ctrl_c(self) -> None:
         """Takes all that is left, and is interrupted as soon as it waits for more."""
         stream = self.stream

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from slipstream import Options, Shard
+from slipstream import Dtype, Options, Shard
 from slipstream.delivery.accelerator import open_accelerator
 from slipstream.planning.partition import Piece
 from slipstream.planning.staging import receive_on_device
 from slipstream.ranks.on_device import DevicePassage
 from slipstream.reading.buffers import Ledger
 from slipstream.reading.in_flight import OpInFlight
+from slipstream.testing.checkpoints import write_safetensors
 from tests.ranks.crew import Crew, Failed
 from tests.ranks.models import MIB, Model
 from tests.ranks.test_landing import RULES, digests
@@ -28,22 +29,28 @@ ON_DEVICE = {"share_through": "device"}
 
 
 @pytest.fixture(scope="module")
-def accelerated_pair() -> Iterator[Crew]:
-    """Two ranks that do for "cpu" what they would do for a GPU."""
+def lasting_pair() -> Iterator[Crew]:
     yield from start(2)
 
 
 @pytest.fixture(scope="module")
-def accelerated_quartet() -> Iterator[Crew]:
-    """Four of them."""
+def lasting_quartet() -> Iterator[Crew]:
     yield from start(4)
 
 
+@pytest.fixture
+def accelerated_pair(lasting_pair: Crew) -> Iterator[Crew]:
+    """Two ranks that do for "cpu" what they would do for a GPU."""
+    yield lasting_pair
+    lasting_pair.ask_all("mend")
+
+
 @pytest.fixture(params=[2, 4])
-def crew(request: pytest.FixtureRequest) -> Crew:
+def crew(request: pytest.FixtureRequest) -> Iterator[Crew]:
     """Two of them, or four."""
-    found: Crew = request.getfixturevalue({2: "accelerated_pair", 4: "accelerated_quartet"}[request.param])
-    return found
+    found: Crew = request.getfixturevalue({2: "lasting_pair", 4: "lasting_quartet"}[request.param])
+    yield found
+    found.ask_all("mend")
 
 
 def start(size: int) -> Iterator[Crew]:
@@ -241,12 +248,52 @@ def test_it_ends_for_all_together(model: Model, tmp_path: Path) -> None:
     """No rank is through before every rank is: what one has sent may not have come to the other yet."""
     with Crew(2) as crew:
         crew.ask_all("accelerate")
+        check(crew.ask_all("load", uri=str(model.folder), options=ON_DEVICE), model)
         crew.ask(1, "hold_goodbye", until=str(tmp_path / "now"))
         for rank in range(2):
             crew.tell(rank, "load", uri=str(model.folder), options=ON_DEVICE)
-        assert crew.is_silent(0, 2.0)
+        assert crew.is_silent(0, 4.0)
         (tmp_path / "now").touch()
         check([crew.hear(0), crew.hear(1)], model)
+
+
+def test_one_that_waits_for_all_can_be_closed(model: Model, tmp_path: Path) -> None:
+    """A stream that was given everything, and waits for the others, ends when it is closed in another thread."""
+    with Crew(2) as crew:
+        crew.ask_all("accelerate")
+        crew.ask_all("open", uri=str(model.folder), options=ON_DEVICE)
+        crew.ask(1, "hold_goodbye", until=str(tmp_path / "now"))
+        crew.tell(1, "rest")
+        crew.tell(0, "rest_until_closed", seconds=1.0)
+        assert crew.hear(0).error == "StreamClosedError"
+        (tmp_path / "now").touch()
+        assert dict(crew.hear(1)["tensors"]) == model.digests
+
+
+def test_one_is_killed_while_it_waits_for_all(model: Model) -> None:
+    """A rank that has everything is needed by one that has not: its death is noticed all the same."""
+    with Crew(2) as crew:
+        crew.ask_all("accelerate")
+        crew.ask_all("set_silence", seconds=2.0)
+        crew.ask_all("open", uri=str(model.folder), options=ON_DEVICE)
+        crew.ask(1, "receive_nothing")
+        crew.tell(0, "rest")
+        crew.tell(1, "rest")
+        assert crew.is_silent(0, 3.0)
+        crew.kill(0)
+        told = crew.hear(1)
+        assert (told.error, told.rank) == ("RankError", 0)
+
+
+def test_empty_tensors_at_the_end(accelerated_pair: Crew, tmp_path: Path) -> None:
+    """What has no bytes comes too, behind a tensor that is larger than what may be ahead of the caller."""
+    tensors = {"a": (Dtype.U8, (40 * MIB,), bytes(40 * MIB)), "b": (Dtype.F32, (0, 3), b""), "c": (Dtype.U8, (0,), b"")}
+    write_safetensors(tmp_path / "a.safetensors", tensors)
+    write_safetensors(tmp_path / "b.safetensors", {"d": (Dtype.F16, (0,), b"")})
+    accelerated_pair.ask_all("set_most_ahead", nbytes=MIB)
+    results = accelerated_pair.ask_all("load", uri=str(tmp_path), options=ON_DEVICE)
+    accelerated_pair.ask_all("set_most_ahead", nbytes=1 << 30)
+    assert all({name for name, _ in result["tensors"]} == {"a", "b", "c", "d"} for result in results)
 
 
 def test_a_slot_that_may_be_in_use_goes_to_nobody() -> None:

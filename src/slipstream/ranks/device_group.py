@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import Store, Work
 
 from slipstream.delivery.accelerator import Accelerator, being_current
-from slipstream.errors import RankError, UsageError
+from slipstream.errors import RankError, SlipstreamError, UsageError
 from slipstream.ranks.team import (
     BROADCAST_TIMEOUT,
     CONNECT_TIMEOUT,
@@ -23,12 +23,14 @@ from slipstream.ranks.team import (
     hold_for_ever,
     make_broadcast,
 )
+from slipstream.ranks.threads import make_thread
 
 if TYPE_CHECKING:
     from slipstream.ranks.passage import Memory
 
 _LOOK_S = 0.05  # how often a thread that waits for a broadcast looks whether it should still
 _PAUSE_S = 0.0002  # between two looks whether the device is through: a piece takes as long by NVLink
+_GRACE_S = 2.0  # for a rank that is the last to be connected
 _PARTING_S = 1.0  # in which our threads see that a group was given up, twenty times as long as between two looks
 
 
@@ -51,7 +53,7 @@ class DeviceGroup:
         self.given_up = True
         hold_for_ever(self._backend)
         if self._accelerator.device.type == "cuda":
-            threading.Thread(target=self._abort, name="slipstream-abort", daemon=True).start()
+            make_thread(self._abort, "abort").start()
 
     def _abort(self) -> None:
         """Ends what is under way on the device, once no thread of ours asks for anything there. It may never end."""
@@ -117,13 +119,26 @@ def connect_devices(
     connect_one = partial(_connect, store, rank, ranks, accelerator)
     attempt = _Attempt(connect_one)
     deadline = time.monotonic() + CONNECT_TIMEOUT.total_seconds()
-    while not attempt.ended.wait(_LOOK_S):
-        check()
-        if time.monotonic() > deadline:
-            raise _not_connected(f"not within {CONNECT_TIMEOUT.total_seconds():.0f} s")
+    try:
+        while not attempt.ended.wait(_LOOK_S):
+            _check_unless_connected(attempt, check)
+            if time.monotonic() > deadline:
+                raise _not_connected(f"not within {CONNECT_TIMEOUT.total_seconds():.0f} s")
+    except BaseException:
+        hold_for_ever(attempt)  # what it makes may wait for others when it goes
+        raise
     if attempt.error is not None:
         raise _not_connected(str(attempt.error).partition("\n")[0]) from attempt.error
     return DeviceGroup(attempt.found, accelerator)
+
+
+def _check_unless_connected(attempt: _Attempt, check: Callable[[], None]) -> None:
+    """Looks what has ended the load. Others may have failed once they were connected: so is this rank in a moment."""
+    try:
+        check()
+    except SlipstreamError:
+        if not attempt.ended.wait(_GRACE_S):
+            raise
 
 
 class _Attempt:
@@ -134,7 +149,7 @@ class _Attempt:
         self.found: Any = None
         self.error: Exception | None = None
         self._call = call
-        threading.Thread(target=self._run, name="slipstream-connect", daemon=True).start()
+        make_thread(self._run, "connect").start()
 
     def _run(self) -> None:
         try:

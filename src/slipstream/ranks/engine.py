@@ -16,9 +16,9 @@ Nothing is copied on the way: a rank reads into the memory that tensors stand in
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from queue import SimpleQueue
+from threading import get_ident
 from typing import TYPE_CHECKING
 
 from slipstream.errors import DeviceError, ReadError
@@ -29,6 +29,7 @@ from slipstream.ranks.passage import HostPassage, MakePassage
 from slipstream.ranks.rounds import Rounds, Turn
 from slipstream.ranks.team import Passing, Team, hold_for_ever
 from slipstream.ranks.threads import make_thread
+from slipstream.ranks.watch import Watch
 from slipstream.reading.buffers import Ledger
 from slipstream.reading.engine import Engine, memory_error
 from slipstream.reading.in_flight import OpInFlight
@@ -43,23 +44,23 @@ if TYPE_CHECKING:
 # How long `close` waits for broadcasts that other ranks have begun. They end as soon as the slowest rank takes part,
 # and need nobody who waits; but a process that ends at once would break them.
 _LEAVE_WAIT_S = 2.0
+_LOOK_S = 0.1  # how often one who waits for all ranks looks whether the stream was closed
 
 
 class SharedDeliveries:
     """What the stream takes ops from: the rounds for the ops, this rank's own schedule for the figures of reading."""
 
-    def __init__(
-        self, rounds: Rounds, own: Schedule, lander: Lander | None, wait_for_all: Callable[[], object]
-    ) -> None:
+    def __init__(self, rounds: Rounds, own: Schedule, lander: Lander | None, watch: Watch) -> None:
         """
         Args:
             rounds, own, lander: of the load.
-            wait_for_all: called once everything was delivered here; see Watch.
+            watch: of the load.
         """
         self._rounds = rounds
         self._own = own
         self._lander = lander
-        self._wait_for_all = wait_for_all
+        self._watch = watch
+        self._ending_thread: int | None = None
 
     def wait_whole(self, timeout_s: float | None = None) -> OpInFlight | None:
         """See Deliveries. Where tensors are wanted elsewhere, they are brought there in the caller's thread."""
@@ -70,9 +71,14 @@ class SharedDeliveries:
             except BaseException as error:
                 self._rounds.fail(error)  # so that the other ranks hear of it, and not of one that left
                 raise
-        if target is None and self._rounds.all_delivered:
+        if target is None and self._watch.waits_for_all and self._rounds.all_delivered:
             self._wait_for_all()
         return target
+
+    @property
+    def interrupted_here(self) -> bool:
+        """Whether this thread is inside `wait_whole`, and a signal handler is asking."""
+        return self._rounds.interrupted_here or self._ending_thread == get_ident()
 
     @property
     def ledger(self) -> Ledger:
@@ -98,6 +104,15 @@ class SharedDeliveries:
     @property
     def peak_concurrency(self) -> int:
         return self._own.peak_concurrency
+
+    def _wait_for_all(self) -> None:
+        """Waits until the load has ended on all ranks, unless the caller closes it; see Watch."""
+        self._ending_thread = get_ident()
+        try:
+            while not self._rounds.stopped and not self._watch.wait_ended(_LOOK_S):
+                pass
+        finally:
+            self._ending_thread = None
 
 
 class RankEngine:
@@ -146,7 +161,7 @@ class RankEngine:
             self.plan = share_concurrency(self.plan, team.neighbours)
         populate = populate and plan.memory_limit is None and plan.staging is None
         self._engine = Engine(self.plan, options, sources, populate=populate, places=self._rounds)
-        self.schedule = SharedDeliveries(self._rounds, self._engine.schedule, lander, team.watch.wait_for_all)
+        self.schedule = SharedDeliveries(self._rounds, self._engine.schedule, lander, team.watch)
         self._passing: SimpleQueue[tuple[Turn, Passing] | None] = SimpleQueue()  # under way, in order; None ends it
         self._threads = [
             make_thread(self._pump, "pump"),
@@ -188,7 +203,7 @@ class RankEngine:
         """
         self._rounds.stop()
         self._engine.close()
-        if self._rounds.interrupted_here or threading.current_thread() in (*self._threads, self._team.watch.thread):
+        if self.schedule.interrupted_here or threading.current_thread() in (*self._threads, self._team.watch.thread):
             return
         if self._team.watch.wait_ended(_LEAVE_WAIT_S):
             for thread in (*self._threads, self._team.watch.thread):

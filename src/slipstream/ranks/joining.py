@@ -67,11 +67,11 @@ class _Acquaintance:
 
     def end_load(self, clean: bool) -> None:
         """Notes that the last load has ended; not `clean` is one with broadcasts that may never end."""
+        _under_way.pop(id(self), None)
         if not clean:
             self.broken = "a rank of an earlier load died or was cut off, and what was under way may never end"
             for group in self.groups.values():
                 group.give_up()
-        _under_way.pop(id(self), None)
 
 
 _acquaintances: WeakKeyDictionary[dist.ProcessGroup, _Acquaintance] = WeakKeyDictionary()

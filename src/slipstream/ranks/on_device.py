@@ -24,6 +24,7 @@ from slipstream.planning.divide import Piece as Part
 from slipstream.planning.landing import place_tensors
 from slipstream.planning.partition import Piece
 from slipstream.ranks.landing import Landed, count_landed, find_wanted
+from slipstream.ranks.team import hold_for_ever
 from slipstream.reading.base import Copier
 from slipstream.reading.buffers import Ledger, MapOp, Region
 from slipstream.reading.in_flight import OpInFlight
@@ -89,13 +90,15 @@ class DevicePassage:
         return self._spare[:nbytes]
 
     def end(self, piece: Piece, *, well: bool) -> None:
-        """See Passage. What was copied from before a broadcast is over with it; other slots may be in use still."""
+        """See Passage. What was copied from before a broadcast is over with it; what was not may be read into still."""
         with self._lock:
             slot = self._slots.pop(piece.number, None)
-            unused = well and piece.number in self._copied
+            copied = piece.number in self._copied
             self._copied.discard(piece.number)
-        if slot is not None and unused:
+        if slot is not None and copied and well:
             self._accelerator.memory.keep([slot])
+        elif slot is not None and not well:
+            hold_for_ever(slot)  # the device may copy from it still, and nothing shall wait for that
 
     def finish(self, target: OpInFlight) -> None:
         """See Passage."""

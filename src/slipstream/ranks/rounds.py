@@ -112,6 +112,7 @@ class Rounds(WholeOps):
             Piece
         ] = []  # passed round since the freeze: until the counts are known they may be anything
         self._end = len(pieces)  # how many pieces are begun in all
+        self._whole_ops = len(plan.ops)  # how many ops can become whole; none behind them is delivered
         self._counts: Sequence[int] | None = None  # how many each rank had begun when it froze
         self._open = self._frozen = self._stopped = self._broken = self._abandoned = False
         self._has_room = False  # for this rank to read on, of which the readers were not told
@@ -239,6 +240,9 @@ class Rounds(WholeOps):
         """
         with self._changed:
             self._end, self._counts, self._frozen = end, counts, False
+            self._whole_ops = min(
+                (piece.op for piece in self._pieces if not self._is_good(piece)), default=self._whole_ops
+            )
             self._open = True
             for piece in self._undecided:
                 self._land(piece)
@@ -277,6 +281,11 @@ class Rounds(WholeOps):
         """How many tensors the caller was given, and how many there are."""
         with self._changed:
             return sum(len(op.tensors) for op in self._plan.ops[: self._delivered]), self._plan.tensor_count
+
+    @property
+    def stopped(self) -> bool:
+        """Whether this rank's caller has closed its stream."""
+        return self._stopped
 
     @property
     def all_delivered(self) -> bool:
@@ -341,8 +350,11 @@ class Rounds(WholeOps):
         return Turn(piece, None if useless else self._targets[piece.op])
 
     def _is_useless(self, piece: Piece) -> bool:
-        """Whether its bytes are not needed: nobody here wants them, or its owner has not sent them."""
-        return self._is_halted or not self._is_good(piece)
+        """Whether its bytes are not needed: nobody here wants them, or an op before them has not been sent whole.
+
+        Such an op never makes room, so nothing may wait for memory behind it.
+        """
+        return self._is_halted or piece.op >= self._whole_ops
 
     def _is_good(self, piece: Piece) -> bool:
         return self._counts is None or piece.number < self._counts[piece.owner]
@@ -357,6 +369,9 @@ class Rounds(WholeOps):
 
     def _take_whole(self) -> OpInFlight | None:
         """See WholeOps. Raises what befell another rank, once nothing more can come."""
+        if self._delivered == self._leased and self._lease_more():
+            self._has_room = True  # the courier tells the readers, if it is not through: the last ops may have no bytes
+            self._changed.notify_all()
         target = self._targets.get(self._delivered)
         if target is None or self._outstanding[self._delivered]:
             over = self._abandoned or (self._counts is not None and self._is_settled)

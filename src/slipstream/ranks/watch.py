@@ -111,10 +111,10 @@ class Watch:
         """Waits until nothing of the load is under way between the ranks any more."""
         return self._ended.wait(timeout_s)
 
-    def wait_for_all(self) -> None:
-        """Waits until the load has ended on all ranks, if it has to; see `waits_for_all`."""
-        if self._waits_for_all:
-            self._ended.wait()
+    @property
+    def waits_for_all(self) -> bool:
+        """Whether the load ends here only when it has ended everywhere."""
+        return self._waits_for_all
 
     @property
     def is_ending(self) -> bool:
@@ -204,13 +204,13 @@ class Watch:
             self._beat()
             time.sleep(_LOOK_S)
         for rank in others:
-            if self._board.see("beat", rank) == before[rank] and not self._board.all_posted("out", [rank]):
+            if self._board.see("beat", rank) == before[rank] and not self._is_away(rank):
                 return self._post_death(rank, f"its connection broke, and {_SUSPICIOUS_SILENCE_S:.0f} s of silence")
         return self._board.post_end(note_break(self._rounds.breakage))
 
     def _find_silence(self) -> Notice | None:
         """Whether the next rank has said nothing for too long. Each listens to one, and so all are listened to."""
-        while self._next != self._rank and self._board.all_posted("out", [self._next]):
+        while self._next != self._rank and self._is_away(self._next):
             self._next = (self._next + 1) % len(self._ranks)
             self._heard = "", time.monotonic()
         if self._next == self._rank:
@@ -222,6 +222,10 @@ class Watch:
         if now - self._heard[1] < _LONGEST_SILENCE_S:
             return None
         return self._post_death(self._next, f"{_LONGEST_SILENCE_S:.0f} s of silence")
+
+    def _is_away(self, rank: int) -> bool:
+        """Whether nobody needs a rank any more."""
+        return not self._waits_for_all and self._board.all_posted("out", [rank])
 
     def _post_death(self, rank: int, silence: str) -> Notice:
         return self._board.post_end(note_death(self._ranks[rank], self._places[rank], silence))
@@ -297,6 +301,7 @@ class Watch:
         with suppress(BoardLostError):  # whoever kept the store was over before
             while not self._board.all_posted("out", range(len(self._ranks))):
                 if self._is_hopeless():
+                    self._board.post_end(note_break("a rank was over before all had received what it sent"))
                     return self._abandon()
                 time.sleep(self._grow_pause())
         return True
