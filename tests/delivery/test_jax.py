@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.skipif(find_spec("jax") is None, reason="JAX is not installed")
-def test_jax() -> None:
+def test_jax(tmp_path: Path) -> None:
     """Every case of jax_cases.py holds, with four CPU devices."""
     environment = {
         **os.environ,
@@ -22,6 +22,7 @@ def test_jax() -> None:
         "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
-    command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/delivery/jax_cases.py"]
+    pytest_alone = ["pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'cases'}"]
+    command = [sys.executable, "-P", "-m", *pytest_alone, "tests/delivery/jax_cases.py"]
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=115, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
